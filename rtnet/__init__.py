@@ -1,0 +1,1 @@
+"""RTNet: unsupervised video object segmentation by reciprocal transformations. Runs without Ray or MLflow."""
