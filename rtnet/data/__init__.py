@@ -1,0 +1,1 @@
+"""Video data: dataset folders, pictures, flips, flow, and which frames form a pair."""

@@ -1,0 +1,75 @@
+"""Which two frames form a pair, and at which size: pure functions of a seed and a count, alike on every worker.
+
+Everything is drawn from Philox, a counter-based generator whose raw output NumPy never changes: the key says what is
+drawn, the counter where. How many workers there are, and what they have drawn before, cannot matter.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+# The second half of the key is the epoch in training; these two lie beyond every epoch.
+_FIXED_PARTNERS = 2**64 - 1
+_HEIGHTS = 2**64 - 2
+
+
+def epoch_pairs(group_of_row: NDArray[np.integer], seed: int, epoch: int, reach: int = 10) -> Rows:
+    """One epoch's pairs, int64 (n, 2) of row numbers: every row is the anchor (first) exactly once, in shuffled order.
+
+    group_of_row: (n,) integers; rows of one group (a sequence in one view) lie together and in frame order.
+    The partner is uniform among the rows of the anchor's group at most `reach` places away, itself excluded; a group
+    of one row pairs it with itself. Raises ValueError where a group's rows do not lie together.
+    """
+    rows = len(group_of_row)
+    raw = _raw(seed, epoch, 2 * rows)
+    partner = _partners(group_of_row, raw[:rows], reach)
+    order = np.argsort(raw[rows:], kind="stable")
+    return np.stack([order, partner[order]], axis=1)
+
+
+def test_partners(group_of_row: NDArray[np.integer], seed: int, reach: int = 10) -> Rows:
+    """One fixed partner for every row, int64 (n,), for prediction and validation; chosen as in `epoch_pairs`.
+
+    A function of the seed, the row's place in its group and the group's length alone: it doesn't change with the
+    other groups that are predicted at the same time.
+    """
+    place = _places(group_of_row)[0]
+    raw = _raw(seed, _FIXED_PARTNERS, int(place.max(initial=-1)) + 1)
+    return _partners(group_of_row, raw[place], reach)
+
+
+def step_height(heights: Sequence[int], seed: int, step: int) -> int:
+    """The working height of one global training step, uniform among `heights` and the same on all workers."""
+    counter = np.array([step, 0, 0, 0], np.uint64)
+    raw = np.random.Philox(key=np.array([seed, _HEIGHTS], np.uint64), counter=counter).random_raw()
+    return heights[int(raw) % len(heights)]
+
+
+def _raw(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
+    return np.asarray(np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(count), np.uint64)
+
+
+def _partners(group_of_row: NDArray[np.integer], raw: NDArray[np.uint64], reach: int) -> Rows:
+    place, length = _places(group_of_row)
+    first = np.maximum(place - reach, 0)
+    last = np.minimum(place + reach, length - 1)
+    # 53 random bits as a float in [0, 1), times the number of candidates.
+    chosen = first + ((raw >> np.uint64(11)) * 2.0**-53 * (last - first)).astype(np.int64)
+    chosen += (chosen >= place) & (last > first)
+    partners: Rows = np.arange(len(place)) - place + chosen
+    return partners
+
+
+def _places(group_of_row: NDArray[np.integer]) -> tuple[Rows, Rows]:
+    """Every row's place in its group, from 0, and its group's length."""
+    rows = len(group_of_row)
+    if rows == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(group_of_row)) + 1])
+    if len(starts) != len(np.unique(group_of_row)):
+        raise ValueError("the rows of a group do not lie together: sort them by group and frame")
+    lengths = np.diff(np.append(starts, rows))
+    return np.arange(rows) - np.repeat(starts, lengths), np.repeat(lengths, lengths)
