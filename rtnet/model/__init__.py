@@ -1,0 +1,1 @@
+"""The network: two streams, an exchange after every stage, two decoders."""
