@@ -130,7 +130,7 @@ def _ends_early(data: bytes, kind: str | None) -> bool:
     if kind == "JPEG":
         # Neither mark can occur within compressed data, where 0xff is followed by 0.
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return kind == "PNG" and b"IEND\xae\x42\x60\x82" not in data[-4096:]
+    return kind == "PNG" and b"IEND\xae\x42\x60\x82" not in data
 
 
 def _encode(extension: str, picture: Picture, options: Sequence[int]) -> bytes:
