@@ -1,0 +1,223 @@
+"""MLflow: runs with their parameters, curves and files. The only module that imports it; registry.py builds on it.
+
+One process at a time writes to a run. `open_store` migrates an SQLite store once, before others touch it: processes
+that open a fresh file together break it for good.
+"""
+
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.config import Experiment
+from pipelines.storage import absolute
+from rtnet.errors import UserError
+
+_SQLITE = "sqlite:///"
+_VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy", "opencv-python-headless", "rtnet")
+
+
+def tracking_uri(experiment: Experiment) -> str:
+    """Where the experiment is tracked, from any working folder: the recipe's URI, else an SQLite file in `storage`."""
+    uri = experiment.tracking.uri
+    if uri is not None:
+        return absolute_store(uri)
+    if "://" in experiment.storage:
+        raise UserError(f"storage {experiment.storage} can't hold an SQLite file: give tracking.uri, an MLflow server")
+    return f"{_SQLITE}{absolute(experiment.storage)}/mlflow.db"
+
+
+def absolute_store(uri: str) -> str:
+    """A tracking URI whose SQLite file, if it is one, has an absolute path."""
+    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
+
+
+def open_store(uri: str, create: bool = False) -> None:
+    """Checks that the store answers, and migrates it where it is a database.
+
+    create: makes an SQLite file that is not there. Raises UserError where it is not, or where a server does not answer.
+    """
+    if uri.startswith(_SQLITE):
+        file = Path(uri.removeprefix(_SQLITE))
+        if create:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        elif not file.is_file():
+            raise UserError(f"no MLflow store at {uri}: train first, or name the store that is meant")
+    with _impatient(), explained(uri):
+        client(uri).search_experiments(max_results=1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A tracked run. Picklable: whoever writes opens its own connection."""
+
+    uri: str
+    run_id: str
+
+    def log_params(self, experiment: Experiment) -> None:
+        """The whole experiment, one parameter per field. What a continued run changes becomes a `changed.FIELD` tag."""
+        from mlflow.entities import Param
+
+        before = client(self.uri).get_run(self.run_id).data.params
+        now = _flat(experiment.model_dump(mode="json"))
+        fresh = iter([Param(key, value) for key, value in now.items() if key not in before])
+        while chunk := list(islice(fresh, 100)):
+            client(self.uri).log_batch(self.run_id, params=chunk)
+        self.set_tags({f"changed.{key}": now[key] for key in now.keys() & before if now[key] != before[key]})
+
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Values of one step, stamped with the present time."""
+        now = time.time_ns() // 1_000_000
+        self.log_series((name, value, step, now) for name, value in values.items())
+
+    def log_series(self, series: Iterable[tuple[str, float, int, int]]) -> None:
+        """Any number of (name, value, step, milliseconds since 1970), in as few requests as MLflow allows."""
+        from mlflow.entities import Metric
+
+        metrics = (Metric(name, float(value), stamp, step) for name, value, step, stamp in series)
+        while chunk := list(islice(metrics, 1000)):
+            client(self.uri).log_batch(self.run_id, metrics=chunk)
+
+    def log_bytes(self, data: bytes, file: str) -> None:
+        """Data as the run's artifact `file`, such as pictures/0001.jpg; one of that name is replaced."""
+        client(self.uri).log_stream(self.run_id, io.BytesIO(data), file)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """A file as an artifact of its own name, in `folder` of the run's artifacts."""
+        client(self.uri).log_artifact(self.run_id, str(path), folder)
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        from mlflow.entities import RunTag
+
+        entries = iter([RunTag(key, str(value)) for key, value in tags.items()])
+        while chunk := list(islice(entries, 100)):
+            client(self.uri).log_batch(self.run_id, tags=chunk)
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
+        client(self.uri).set_terminated(self.run_id, status)
+
+
+def start_run(
+    experiment: Experiment, name: str, run_id: str | None = None, tags: Mapping[str, object] | None = None
+) -> Run:
+    """A new run of the recipe's MLflow experiment, or the one of `run_id` continued; opens the store first.
+
+    The tags given join those of the code's commit and the libraries' versions. Raises UserError where the store does
+    not answer or does not have the run.
+    """
+    uri = tracking_uri(experiment)
+    open_store(uri, create=True)
+    with explained(uri):
+        if run_id is None:
+            place = _experiment_id(uri, experiment)
+            run_id = client(uri).create_run(place, run_name=name).info.run_id
+        elif find_run(uri, run_id) is None:
+            raise UserError(f"run {run_id} of {name} is not in {uri}: name the store that has it, or another run")
+        else:
+            client(uri).update_run(run_id, status="RUNNING")
+    run = Run(uri, run_id)
+    run.set_tags({**_commit(), **{f"version.{package}": version(package) for package in _VERSIONS}, **(tags or {})})
+    return run
+
+
+def find_run(uri: str, run_id: str) -> Run | None:
+    """The run of this id, or None where the store has none that is not deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client(uri).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return Run(uri, run_id) if found.info.lifecycle_stage == "active" else None
+
+
+def client(uri: str) -> Any:
+    """MLflow's client of a store; cheap, as MLflow keeps the connection."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def fetch(uri: str, artifact: str, folder: Path) -> Path:
+    """Copies an artifact (runs:/RUN/PATH) into a local folder; where it then lies."""
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact, dst_path=str(folder), tracking_uri=uri))
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """What MLflow refuses, as one line."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # what MLflow lets through of a damaged database
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        if "failed with exception" in str(error):  # MLflow's words for a request without response
+            raise UserError(f"no MLflow server answers at {where}: start it, or name another store") from error
+        raise UserError(f"MLflow at {where}: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from error
+
+
+def _experiment_id(uri: str, experiment: Experiment) -> str:
+    store, name = client(uri), experiment.tracking.experiment
+    found = store.get_experiment_by_name(name)
+    if found is None:
+        # A server chooses the place itself; a database leaves it to us, and its default depends on the working folder.
+        place = None if uri.startswith(("http", "databricks")) else f"{absolute(experiment.storage)}/mlartifacts"
+        return str(store.create_experiment(name, artifact_location=place))
+    if found.lifecycle_stage != "active":
+        raise UserError(f"MLflow experiment '{name}' in {uri} is deleted: restore it or change tracking.experiment")
+    return str(found.experiment_id)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def _commit() -> dict[str, str]:
+    """The commit of this code, where it lies in a git work tree of its own and not installed within another's."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "code.changed": str(bool(changed)).lower()}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow waits minutes for a server that does not answer; the first request of a command does not."""
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    fresh = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(fresh)
+    try:
+        yield
+    finally:
+        for name in fresh:
+            del os.environ[name]

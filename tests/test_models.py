@@ -1,0 +1,83 @@
+"""The `models` command on one SQLite store."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import models, registry, tracking
+from pipelines.config import validate
+from rtnet.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Model toy with versions 1 and 2, alias best on 2; model other with version 1."""
+    root, folder = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("folder")
+    sections = {
+        "name": "toy",
+        "storage": str(root),
+        "data": {"source": "a", "dataset": "b"},
+        "training": {"phases": [{"last_epoch": 1, "rate": 0.1}]},
+    }
+    run = tracking.start_run(validate(sections, "test"), "toy")
+    for content, name in ((b"1", "toy"), (b"2", "toy"), (b"3", "other")):
+        (folder / registry.MODEL_FILE).write_bytes(content)
+        registry.register_model(run, folder, name, "best", tags={"validation/J": 0.625})
+    return run.uri
+
+
+def _models(store: str, *words: str) -> None:
+    parser = argparse.ArgumentParser()
+    models.add_arguments(parser)
+    models.run_command(parser.parse_args([*words, "--tracking", store]))
+
+
+def test_list_shows_every_version_with_its_aliases(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _models(store, "list")
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["model", "version", "aliases"]
+    assert [row.split()[:3] for row in rows] == [["other", "1", "best"], ["toy", "1", "-"], ["toy", "2", "best"]]
+
+
+def test_list_of_one_model_leaves_the_others_out(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _models(store, "list", "other")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_show_tells_the_digest_and_the_tags(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _models(store, "show", "toy/1")
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["model"] == "models:/toy/1"
+    assert facts["sha256"] == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"  # of "1"
+    assert facts["validation/J"] == "0.625"
+
+
+def test_promote_moves_an_alias(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _models(store, "promote", "toy/1", "champion")
+    _models(store, "promote", "toy/2", "champion")
+    assert "models:/toy@champion is now version 2" in capsys.readouterr().out
+    assert registry.resolve_model(store, "toy@champion").version == 2
+
+
+def test_promote_refuses_an_alias_that_mlflow_reserves(store: str) -> None:
+    with pytest.raises(UserError, match="latest"):
+        _models(store, "promote", "toy/1", "latest")
+
+
+def test_show_names_what_is_not_there(store: str) -> None:
+    with pytest.raises(UserError, match="no alias 'worst'"):
+        _models(store, "show", "toy@worst")
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.db"):
+        _models(f"sqlite:///{tmp_path}/none.db", "list")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_needs_neither_mlflow_nor_torch() -> None:
+    code = "import sys, pipelines.models; sys.exit(bool({'mlflow', 'torch', 'ray'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
