@@ -108,10 +108,14 @@ def raft(size: str = "large", weights: str | None = None, device: str = "cpu") -
     path = _weights_file(weights or "default", published)
     model = build(weights=None)
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a file that is no state dict, all of them the file's fault
+        entries = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of many kinds, and PyTorch's own advice is to load it unsafely
+        raise UserError(f"{path}: PyTorch can't read weights from this file: {_how_to_get(published)}") from None
+    try:
+        model.load_state_dict(entries)
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: no weights of raft_{size} ({reason}): {_how_to_get(published)}") from None
+        raise UserError(f"{path}: not weights of raft_{size} ({reason}): {_how_to_get(published)}") from None
     name = f"raft-{size}"
     digest = _digest(name, sha256(path.read_bytes()).hexdigest())
     return FlowEstimator(name, digest, _Raft(model.eval().to(device), torch.device(device)))
