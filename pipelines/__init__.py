@@ -1,0 +1,1 @@
+"""Programs on Ray: one file per verb of the `rtnet` command."""

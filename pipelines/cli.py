@@ -1,0 +1,58 @@
+"""The `rtnet` command: a verb, a recipe, overrides."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from rtnet.errors import UserError
+
+# Verbs that take a recipe; each is a module here with run(experiment).
+VERBS = {
+    "prepare": "frames and annotations -> flipped views and optical flow in a parquet dataset",
+    "train": "parquet dataset -> checkpoints, a tracked run, a registered model",
+    "predict": "parquet dataset and registered model -> maps, masks and overlays",
+    "evaluate": "masks and annotations -> table of scores",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns 0, 2 after a user's mistake (one line on stderr), 1 after any other failure."""
+    options = _parser().parse_args(arguments)
+    try:
+        _dispatch(options)
+    except UserError as error:
+        print(f"rtnet {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"rtnet {options.verb}: stopped; the same command continues", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dispatch(options: argparse.Namespace) -> None:
+    module = importlib.import_module(f"pipelines.{options.verb}")
+    if options.verb not in VERBS:
+        module.run_command(options)
+        return
+    from pipelines.config import load_experiment
+
+    module.run(load_experiment(options.recipe, options.overrides))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rtnet", description="Unsupervised video object segmentation on Ray.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, purpose in VERBS.items():
+        command = verbs.add_parser(verb, help=purpose, description=purpose)
+        command.add_argument("recipe", help="a recipe (YAML), such as experiments/smoke.yaml")
+        command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of it")
+    from pipelines import demo, models  # light: they import Ray, torch and MLflow late
+
+    models.add_arguments(verbs.add_parser("models", help="look models up in the registry and promote them"))
+    demo.add_arguments(verbs.add_parser("demo", help="prepare, train, predict and evaluate end to end"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

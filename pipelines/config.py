@@ -1,0 +1,245 @@
+"""A recipe (YAML) and its overrides -> an Experiment: typed, frozen, with every default written out.
+
+A recipe names values, never classes. Each section is read by the verbs that need it; unknown keys are refused.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rtnet.errors import UserError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=32, le=4096)]
+
+
+class Data(Section):
+    """What `prepare` reads and where the parquet dataset lies that it writes and all other verbs read."""
+
+    source: str
+    """Folder in DAVIS 2016's layout (JPEGImages, Annotations, ImageSets)."""
+    sequences: list[str] | None = None
+    """Only these sequences; null takes all that the ImageSets name."""
+    dataset: str
+    """Folder or URI of the parquet dataset."""
+
+
+class Flow(Section):
+    """Which optical flow `prepare` computes on the flipped frames."""
+
+    estimator: Literal["dis", "raft_large", "raft_small"] = "dis"
+    preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    """Speed against accuracy of DIS; RAFT ignores it."""
+    weights: str | None = None
+    """RAFT's weights: a file, or torchvision's name for those it downloads; null is torchvision's default."""
+    height: Side | None = None
+    """Rows at which flow is estimated and stored; null keeps the frames' own."""
+
+
+class Model(Section):
+    backbone: str = "resnet34"
+    """One of rtnet.model.backbones.BACKBONES."""
+    encoder_weights: str | None = None
+    """ImageNet weights of the encoder: a file with torchvision's state dict, or 'torchvision' to download them."""
+    start_from: str | None = None
+    """Weights to start from: a checkpoint of ours, a published .pth, or a registered model (models:/NAME@ALIAS)."""
+
+
+class Phase(Section):
+    """A span of epochs with one rule for the rate and one for what is trained; it begins where the one before ends."""
+
+    last_epoch: Count
+    rate: Annotated[float, Field(gt=0)]
+    trained: Literal["all", "interaction"] = "all"
+    """'interaction' trains the exchange and fusion modules alone, with the two streams frozen."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The rate in epoch e is rate * decay ** (e - decay_origin), and at least `floor`."""
+    decay_origin: int = 0
+    floor: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Training(Section):
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    split: str = "train"
+    batch_size: Count = 1
+    """Pairs per worker and step."""
+    heights: Annotated[list[Side], Field(min_length=1)] = [256, 320, 384]
+    """Each step draws one of these heights, the same on all workers; the width is int(aspect * height)."""
+    aspect: Annotated[float, Field(gt=0)] = 1.75
+    reach: Count = 10
+    """The partner lies within this many frames."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    precision: Literal["float32", "bfloat16"] = "float32"
+    steps_per_epoch: Count | None = None
+    """Ends an epoch early; null goes through all pairs."""
+    keep_checkpoints: Count = 3
+
+    @model_validator(mode="after")
+    def _phases_follow_one_another(self) -> "Training":
+        ends = [phase.last_epoch for phase in self.phases]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"phases must end in rising epochs, not {ends}")
+        return self
+
+
+class Validation(Section):
+    """J and F of one split while training, by the official DAVIS rules, on maps cut at 1/2."""
+
+    split: str = "val"
+    every: Count = 1
+    """Epochs from one validation to the next; the last epoch is always validated."""
+    height: Side = 384
+    pictures: Annotated[int, Field(ge=0)] = 4
+    """Overlays of map and annotation that go to the tracked run at each validation."""
+
+
+class Scaling(Section):
+    """Mirrors Ray Train's ScalingConfig and FailureConfig."""
+
+    num_workers: Count = 4
+    use_gpu: bool = False
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    threads_per_worker: Count | None = None
+    """PyTorch threads of a CPU worker; null shares this machine's cores among the workers."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a worker group that died is started again from the last checkpoint."""
+
+
+class Tracking(Section):
+    uri: str | None = None
+    """MLflow's tracking URI; null is an SQLite file in `storage`."""
+    experiment: str = "rtnet"
+    model: str = "rtnet"
+    """The registered model whose new version the best checkpoint becomes."""
+    alias: str = "best"
+    """The alias that then points to it."""
+
+
+class Prediction(Section):
+    model: str | None = None
+    """models:/NAME@ALIAS, models:/NAME/VERSION or a weights file; null is the model that `train` registers."""
+    split: str = "val"
+    output: str | None = None
+    """Folder or URI for maps, masks and overlays; null is STORAGE/NAME/predictions."""
+    height: Side = 384
+    """Rows of the network's input; its width is int(aspect * height) of the training section."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """A pixel belongs to the mask where its map is above this."""
+    stretch: bool = False
+    """As published: stretch each map to its own minimum and maximum before it is written and cut."""
+    batch_size: Count = 4
+    actors: Count = 1
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    overlays: Annotated[int, Field(ge=0)] = 2
+    """Overlay pictures per sequence, evenly spread."""
+
+
+class Evaluation(Section):
+    masks: str | None = None
+    """Folder SEQUENCE/FRAME.png of masks or maps; null is `masks` in the prediction's output."""
+    split: str = "val"
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """A pixel of a grey mask file belongs to the mask where its value / 255 is above this."""
+    output: str | None = None
+    """Folder for scores.csv and scores.json; null is STORAGE/NAME/evaluation."""
+
+
+class Experiment(Section):
+    """A recipe loaded."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Names the run: the same name continues it."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    storage: str = "runs"
+    """Folder or URI of all that runs write."""
+    data: Data
+    flow: Flow = Flow()
+    model: Model = Model()
+    training: Training
+    validation: Validation = Validation()
+    scaling: Scaling = Scaling()
+    tracking: Tracking = Tracking()
+    prediction: Prediction = Prediction()
+    evaluation: Evaluation = Evaluation()
+
+
+def load_experiment(recipe: str | Path, overrides: list[str] | None = None) -> Experiment:
+    """The experiment of a recipe file and `section.field=value` overrides, the latter read as YAML.
+
+    Raises UserError naming the file, field or override at fault.
+    """
+    path = Path(recipe)
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)
+    except OSError as error:
+        raise UserError(f"recipe {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path}: expected sections such as 'data:' and 'training:' at its top")
+    for override in overrides or []:
+        _apply(values, override)
+    return validate(values, f"recipe {path}")
+
+
+def validate(values: dict[str, Any], origin: str) -> Experiment:
+    """An Experiment from plain values; UserError with one clause for each field at fault."""
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {'; '.join(_clause(e) for e in error.errors())}") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override '{override}': write it as section.field=value")
+    *sections, field = key.split(".")
+    place = values
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"override '{override}': '{section}' is a value, not a section")
+        place = inner
+    try:
+        place[field] = yaml.load(text, Loader=_Yaml)
+    except yaml.YAMLError as error:
+        raise UserError(f"override '{override}': the value is not YAML") from error
+
+
+def _clause(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        return f"unknown field '{field}'; {_known(error['loc'])}"
+    if error["type"] == "missing":
+        return f"field '{field}' is missing"
+    return f"field '{field}': {error['msg']} (it is {error['input']!r})"
+
+
+def _known(location: tuple[int | str, ...]) -> str:
+    section: Any = Experiment
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation if isinstance(part, str) else section
+        section = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
+    return f"known are {', '.join(section.model_fields)}"
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a word; recipes mean the number."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)

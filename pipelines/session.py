@@ -1,0 +1,80 @@
+"""One Ray session per command: the cluster of RAY_ADDRESS (a submitted job has one), else one of this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rtnet.errors import UserError
+
+# Read by Ray when it starts, so they are set before it is imported.
+_SETTINGS = {
+    "RAY_DATA_USE_DATASOURCE_V2": "0",  # V2 starts 32 actors for every read
+    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Connects, and shuts down what it started; does nothing where a session is already open.
+
+    Raises UserError where the cluster of RAY_ADDRESS can't be reached.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    _choose_authentication(local=address is None)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if address is None:
+        _start_local()
+    else:
+        try:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
+    _quieten_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_local() -> None:
+    """The dashboard runs too: Train and Tune need it to clean up, jobs to be submitted. It listens on loopback only."""
+    import ray
+
+    for attempt in (1, 2, 3):
+        try:
+            ray.init(address="local", dashboard_host="127.0.0.1", logging_level=logging.WARNING)
+            return
+        except Exception:  # start-up has fixed time limits that a loaded machine exceeds; Ray raises many types
+            ray.shutdown()
+            if attempt == 3:
+                raise
+
+
+def _choose_authentication(local: bool) -> None:
+    """Ray wants one mode everywhere; a driver that connects to a cluster does not look for the token itself."""
+    token = "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file()
+    if local or token:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _quieten_ray_data() -> None:
+    """The verbs print their own progress."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -1,0 +1,58 @@
+"""Paths and URIs: one way to open whatever pyarrow or fsspec can open."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+from pyarrow import fs
+
+from rtnet.errors import UserError
+
+
+def open_storage(uri: str) -> tuple[fs.FileSystem, str]:
+    """(file system, path on it) of a local path or of a URI such as s3://bucket/folder; UserError where none opens."""
+    if "://" not in uri:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    try:
+        return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+        pass
+    try:
+        system, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"{uri}: neither pyarrow nor fsspec can open it ({error})") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+
+
+def absolute(uri: str) -> str:
+    """The same place as seen from any working folder (Ray's workers have their own)."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
+def exists(uri: str) -> bool:
+    system, path = open_storage(uri)
+    return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+
+
+@contextmanager
+def whole_file(system: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
+    """A stream written aside and moved when the block ends well: who finds `path` finds all of it."""
+    system.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    aside = f"{path}.part"
+    with system.open_output_stream(aside) as stream:
+        yield stream
+    system.move(aside, path)
+
+
+def write_whole(system: fs.FileSystem, path: str, data: bytes) -> None:
+    """Writes `data` aside, then moves it to `path`."""
+    with whole_file(system, path) as stream:
+        stream.write(data)
+
+
+def read_bytes(system: fs.FileSystem, path: str) -> bytes:
+    """All of a file."""
+    with system.open_input_file(path) as file:
+        return bytes(file.read())

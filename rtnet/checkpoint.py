@@ -1,0 +1,71 @@
+"""Files that hold a network: model files (weights and config) and training checkpoints (all of a run's state)."""
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rtnet.config import RTNetConfig
+from rtnet.errors import UserError
+from rtnet.model.rtnet import RTNet
+from rtnet.weights import load_published, load_weights
+
+
+def save_model(path: Path, model: RTNet) -> None:
+    """Writes weights and config as one safetensors file, aside and then moved."""
+    aside = path.with_name(f"{path.name}.part")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, aside, metadata={"config": json.dumps(model.config.to_dict(), sort_keys=True)})
+    aside.replace(path)
+
+
+def load_model(path: Path) -> RTNet:
+    """A network from a model file, a training checkpoint or a published .pth; nothing in them can run code.
+
+    Raises UserError naming the file where it is none of these or its entries don't fit its config.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a .safetensors or .pt file of ours or a published .pth")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    if path.suffix == ".pt":
+        state = read_training(path, str(path))
+        return _rebuild(state["config"], state["model"], path)
+    return load_published(path)
+
+
+def write_training(stream: IO[bytes], state: dict[str, Any]) -> None:
+    """Writes a training checkpoint: "config", "model" and whatever else a run's state is, tensors and plain values."""
+    torch.save(state, stream)
+
+
+def read_training(stream: IO[bytes] | Path, origin: str) -> dict[str, Any]:
+    """What write_training wrote, on the CPU; UserError naming `origin` where it is damaged or something else."""
+    try:
+        state = torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen types for damaged files
+        raise UserError(f"{origin} is not a checkpoint of ours or is damaged: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not {"config", "model"} <= state.keys():
+        raise UserError(f"{origin} is not a training checkpoint: it lacks 'config' or 'model'")
+    return state
+
+
+def _load_safetensors(path: Path) -> RTNet:
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = json.loads((file.metadata() or {}).get("config", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path} is not a model file or is damaged: {error}") from error
+    if config is None:
+        raise UserError(f"{path} holds no config: it was not written by this project")
+    return _rebuild(config, tensors, path)
+
+
+def _rebuild(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> RTNet:
+    model = RTNet(RTNetConfig.from_dict(config))
+    load_weights(model, tensors, origin=str(path))
+    return model
