@@ -158,6 +158,14 @@ def test_at_a_working_height_flow_has_that_size_and_is_in_its_pixels() -> None:
     assert np.allclose(np.median(forward, (0, 1)), (-4, 0), atol=0.2)
 
 
+def test_frames_are_reduced_by_area_averaging() -> None:
+    stripes = np.zeros((40, 60, 3), np.uint8)
+    stripes[:, ::2] = 200
+    ((_, forward, _), _) = neighbour_flows([stripes, stripes], _difference, height=20)
+    assert forward is not None
+    assert forward.tolist() == [[[100, 100]]]
+
+
 def test_a_frame_too_small_for_dis_is_refused() -> None:
     with pytest.raises(UserError, match="at least 12 x 12"):
         dis()(_textured(8, 100), _textured(8, 100))
@@ -169,6 +177,15 @@ def test_an_unknown_preset_is_refused() -> None:
 
 
 # RAFT, with random weights: its arithmetic is torchvision's, ours is what goes in and comes out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine RAFT's threads mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
