@@ -1,0 +1,77 @@
+"""Standard and transposed attention against their whole matrices."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rtnet.model.attention import Attention, AttentionForm, transposed_attention
+from tests import plain
+
+PEAK_RESET = Path("/proc/self/clear_refs")
+
+
+def _tokens(count: int = 37) -> tuple[Tensor, Tensor, Tensor]:
+    """(2, 3, count, 5) each."""
+    generator = torch.Generator().manual_seed(3)
+    query, key, value = torch.randn(3, 2, 3, count, 5, generator=generator, dtype=torch.float64)
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
+
+
+def _whole_matrix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    heads = zip(query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), strict=True)
+    return torch.stack([plain.attention(q, k, v, transposed=True) for q, k, v in heads]).view_as(value)
+
+
+@pytest.mark.parametrize("queries_per_chunk", [1, 8, 36, 37, 1000])
+def test_transposed_attention_in_chunks_is_that_of_the_whole_matrix(queries_per_chunk: int) -> None:
+    tokens = _tokens()
+    weights = torch.randn(2, 3, 37, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    ours = transposed_attention(*tokens, queries_per_chunk=queries_per_chunk)
+    wanted = _whole_matrix(*tokens)
+    torch.testing.assert_close(ours, wanted, rtol=1e-13, atol=1e-13)
+    gradients = torch.autograd.grad((ours * weights).sum(), tokens)
+    wanted_gradients = torch.autograd.grad((wanted * weights).sum(), tokens)
+    torch.testing.assert_close(gradients, wanted_gradients, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_only_standard_attention_ignores_a_joint_permutation_of_keys_and_values(transposed: bool) -> None:
+    torch.manual_seed(1)
+    attention = Attention(12, 3, AttentionForm(transposed=transposed)).double()
+    x, y = torch.randn(2, 2, 12, 5, 7, dtype=torch.float64)
+    shuffled = y.flatten(2)[:, :, torch.randperm(35)].view_as(y)
+    change = (attention(x, shuffled) - attention(x, y)).abs().max().item()
+    assert change > 1e-2 if transposed else change < 1e-12
+
+
+@pytest.mark.parametrize("form", [AttentionForm(), AttentionForm(transposed=True, bias=True, pooled=True)])
+def test_each_sample_is_attended_to_alone(form: AttentionForm) -> None:
+    torch.manual_seed(2)
+    attention = Attention(8, 2, form).double()
+    x, y = torch.randn(2, 3, 8, 7, 9, dtype=torch.float64)
+    alone = torch.cat([attention(x[i : i + 1], y[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(attention(x, y), alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(not PEAK_RESET.exists(), reason="needs Linux's peak of resident memory")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_no_matrix_of_pixels_by_pixels_is_ever_held(transposed: bool) -> None:
+    pixels = 6000  # the matrix takes 144 MB, and at least three such are held by the time of its gradient
+    query, key, value = torch.randn(3, 1, 1, pixels, 16).requires_grad_()
+    PEAK_RESET.write_text("5")
+    before = _memory("VmRSS")
+    if transposed:
+        out = transposed_attention(query, key, value, queries_per_chunk=256)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value)
+    out.sum().backward()  # type: ignore[no-untyped-call]
+    assert _memory("VmHWM") - before < 100e6
+
+
+def _memory(field: str) -> int:
+    """Bytes of this process, by its name in Linux's status file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
