@@ -79,24 +79,32 @@ def test_a_published_file_loads_with_and_without_its_wrapping(tmp_path: Path, pr
 
 
 def test_a_damaged_checkpoint_is_refused_by_the_entrys_name() -> None:
-    given = _published("r34", _constant)
-    last = "Transformerstafm1.spatial.conv1.weight"
+    given = _published("r34", _constant, part="spatial_net.")
+    last = "out1.conv2.weight"
 
     def complaint(damaged: dict[str, Any]) -> str:
         with pytest.raises(UserError) as caught:
-            from_published(damaged, origin="model_R34.pth")
+            stream_from_published(damaged, origin="spatial_R34.pth")
         message = str(caught.value)
-        assert message.startswith("model_R34.pth: ") and "\n" not in message
+        assert message.startswith("spatial_R34.pth: ") and "\n" not in message
         return message
 
     lacking = {name: value for name, value in given.items() if name != last}
     assert complaint(lacking).endswith(f"entry {last} is missing")
     assert complaint(given | {"surplus": torch.zeros(1)}).endswith("entry surplus is unknown")
-    misshapen = complaint(given | {last: torch.zeros(1, 4, 5, 5)})
-    assert misshapen.endswith(f"entry {last} has shape (1, 4, 5, 5), not (1, 4, 7, 7)")
+    misshapen = complaint(given | {last: torch.zeros(1, 64, 3, 3)})
+    assert misshapen.endswith(f"entry {last} has shape (1, 64, 3, 3), not (1, 64, 1, 1)")
     assert complaint(given | {last: "text"}).endswith(f"entry {last} is no tensor")
     assert f"entry {last} is missing, and 1 more" in complaint(lacking | {"surplus": torch.zeros(1)})
-    assert "and 912 more" in complaint({})
+    assert f"and {len(given) - 1} more" in complaint({})
+
+
+def test_a_whole_network_that_lacks_an_entry_is_refused_as_its_variant() -> None:
+    given = _published("r34", _constant)
+    del given["Transformerstafm1.spatial.conv1.weight"], given["SSTransformer3.gating.conv.0.bias"]
+    wanted = r"RTNet with resnet34: entry SSTransformer3\.gating\.conv\.0\.bias is missing, and 1 more"
+    with pytest.raises(UserError, match=wanted):
+        from_published(given)
 
 
 @pytest.mark.parametrize("damage", ["absent", "folder", "text", "empty", "truncated", "a list", "code"])
