@@ -1,0 +1,81 @@
+"""The folder that `predict` fills and `evaluate` reads.
+
+OUTPUT/maps/SEQUENCE/FRAME.png       the map, grey: round(255 p)
+OUTPUT/masks/SEQUENCE/FRAME.png      0 and 255
+OUTPUT/overlays/SEQUENCE/FRAME.jpg   of some frames
+OUTPUT/predictions.json              the index: what made them, and the sequences that are whole; one is named
+                                     after its last file is written
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import fs
+
+from pipelines.config import Experiment
+from pipelines.storage import absolute, open_storage, read_bytes, write_whole
+from rtnet.errors import UserError
+
+INDEX = "predictions.json"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One output folder or URI. One process, the driver, writes its index."""
+
+    uri: str
+
+    @staticmethod
+    def of(experiment: Experiment) -> "Predictions":
+        """Where the experiment's predictions lie."""
+        default = f"{experiment.storage}/{experiment.name}/predictions"
+        return Predictions(absolute(experiment.prediction.output or default))
+
+    def index(self) -> dict[str, Any] | None:
+        """The index, or None where there is none: {"made_by", "model", "sequences", "complete"}."""
+        system, root = open_storage(self.uri)
+        if system.get_file_info(f"{root}/{INDEX}").type != fs.FileType.File:
+            return None
+        return dict(json.loads(read_bytes(system, f"{root}/{INDEX}")))
+
+    def claim(self, made_by: dict[str, Any], model: dict[str, str]) -> dict[str, int]:
+        """Frames of each whole sequence. Begins the index where there is none.
+
+        made_by: all that decides the results, flat. model: where it came from, which does not.
+        Raises UserError naming a difference to what was begun here before.
+        """
+        before = self.index()
+        if before is None:
+            self._write({"made_by": made_by, "model": model, "sequences": {}, "complete": False})
+            return {}
+        for key in sorted(made_by.keys() | before["made_by"].keys()):
+            old, new = before["made_by"].get(key), made_by.get(key)
+            if old != new:
+                if key == "model.digest":
+                    old, new = before["model"]["uri"], f"{model['uri']}, another file"
+                raise UserError(
+                    f"{self.uri} holds predictions made with {key} {old}, now asked for with {new}: "
+                    "give another prediction.output, or delete that folder"
+                )
+        return dict(before["sequences"])
+
+    def add(self, sequence: str, frames: int) -> None:
+        """Names a sequence whose files are all written."""
+        index = self.index()
+        assert index is not None
+        self._write(index | {"sequences": index["sequences"] | {sequence: frames}})
+
+    def complete(self) -> None:
+        """Says that all sequences are there."""
+        index = self.index()
+        assert index is not None
+        if not index["complete"]:
+            self._write(index | {"complete": True})
+
+    def _write(self, index: dict[str, Any]) -> None:
+        system, root = open_storage(self.uri)
+        try:
+            write_whole(system, f"{root}/{INDEX}", json.dumps(index, indent=2, sort_keys=True).encode())
+        except OSError as error:
+            raise UserError(f"prediction.output {self.uri} can't be written: {error}") from error

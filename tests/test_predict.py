@@ -1,0 +1,217 @@
+"""Batch inference over a prepared clip, by model actors."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipelines import predict, prepare, registry, tracking
+from pipelines.config import Experiment, validate
+from pipelines.dataset import Dataset
+from pipelines.session import ray_session
+from rtnet.checkpoint import load_model, save_model
+from rtnet.config import RTNetConfig
+from rtnet.data.clip import write_clip
+from rtnet.data.pairs import test_partners as fixed_partners
+from rtnet.errors import UserError
+from rtnet.model.rtnet import RTNet
+from rtnet.prediction import predict_maps
+from rtnet.training import network_input
+
+FRAMES = 5
+SEQUENCES = ("drift", "turn")
+
+
+def _experiment(root: Path, **prediction: Any) -> Experiment:
+    sections = {
+        "name": "toy",
+        "storage": str(root / "runs"),
+        "data": {"source": str(root / "clip"), "dataset": str(root / "dataset")},
+        "flow": {"preset": "ultrafast"},
+        "training": {"phases": [{"last_epoch": 1, "rate": 0.1}], "reach": 2},
+        "prediction": {"height": 48, "batch_size": 2, **prediction},
+    }
+    return validate(sections, "test")
+
+
+def _save_network(path: Path, dataset: Dataset) -> None:
+    """A network whose statistics fit the dataset, so that its maps vary with what it sees, as a trained one's do."""
+    torch.manual_seed(0)
+    model = RTNet(RTNetConfig("resnet18"))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    views = [dataset.read(row) for row in dataset.rows("val", views=["as_is"])]
+    frames = network_input([view.image for view in views], (48, 84), torch.device("cpu"))
+    flow = network_input([view.flow for view in views], (48, 84), torch.device("cpu"))
+    with torch.no_grad():
+        model(frames, flow)
+        model.state_dict()["appearance.heads.s4.logits.bias"] -= 0.4
+    save_model(path, model)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A prepared clip of two sequences and a registered model, inside one Ray session."""
+    root = tmp_path_factory.mktemp("predict")
+    write_clip(root / "clip", {"val": SEQUENCES}, frames=FRAMES, height=40, width=70)
+    experiment = _experiment(root)
+    (root / "model").mkdir()
+    with ray_session():
+        prepare.run(experiment)
+        _save_network(root / "model" / registry.MODEL_FILE, Dataset(experiment.data.dataset))
+        registry.register_model(tracking.start_run(experiment, "toy"), root / "model", "rtnet", "best")
+        yield root
+
+
+@pytest.fixture(scope="module")
+def output(root: Path) -> Path:
+    """The predictions with default options."""
+    predict.run(_experiment(root))
+    return root / "runs" / "toy" / "predictions"
+
+
+@pytest.fixture(scope="module")
+def expected(root: Path) -> dict[str, np.ndarray]:
+    """SEQUENCE/FRAME -> map, one pair at a time in this process."""
+    dataset = Dataset(str(root / "dataset"))
+    model = load_model(root / "model" / registry.MODEL_FILE).eval()
+    rows = dataset.rows("val", views=["as_is"])
+    partners = rows[fixed_partners(dataset.groups(rows), 0, 2)]
+    maps = {}
+    for row, partner in zip(rows.tolist(), partners.tolist(), strict=True):
+        views = [dataset.read(row), dataset.read(partner)]
+        frames = network_input([view.image for view in views], (48, 84), torch.device("cpu"))
+        flow = network_input([view.flow for view in views], (48, 84), torch.device("cpu"))
+        facts = dataset.describe(row)
+        (maps[f"{facts['sequence']}/{facts['name']}"],) = predict_maps(model, frames, flow, [(40, 70)])
+    return maps
+
+
+def _grey(path: Path) -> np.ndarray:
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    return np.asarray(picture)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+pytestmark = pytest.mark.ray
+
+
+def test_maps_and_masks_are_those_of_a_plain_loop_in_one_process(output: Path, expected: dict[str, np.ndarray]) -> None:
+    assert len(expected) == len(SEQUENCES) * FRAMES
+    assert _files(output / "maps") == _files(output / "masks") == sorted(f"{name}.png" for name in expected)
+    for name, map_ in expected.items():
+        levels = _grey(output / "maps" / f"{name}.png")
+        assert levels.dtype == np.uint8
+        assert levels.shape == (40, 70)
+        assert np.abs(levels - map_ * 255).max() < 0.5 + 255 * 1e-5
+        mask = _grey(output / "masks" / f"{name}.png")
+        sure = np.abs(map_ - 0.5) > 1e-5
+        assert np.array_equal(mask[sure], 255 * (map_ > 0.5)[sure])
+
+
+def test_the_maps_tell_frames_apart(expected: dict[str, np.ndarray]) -> None:
+    """Else the comparison above would prove little."""
+    first, second, *_ = expected.values()
+    assert np.abs(first - second).max() > 0.05
+    assert 0.01 < (first > 0.5).mean() < 0.99
+
+
+def test_two_overlays_of_each_sequence_are_written(output: Path) -> None:
+    for sequence in SEQUENCES:
+        overlays = _files(output / "overlays" / sequence)
+        assert len(overlays) == 2
+        assert _grey(output / "overlays" / sequence / overlays[0]).shape == (40, 70, 3)
+
+
+def test_the_index_names_the_version_its_run_and_every_whole_sequence(output: Path, root: Path) -> None:
+    index = json.loads((output / "predictions.json").read_text())
+    assert index["complete"]
+    assert index["sequences"] == dict.fromkeys(SEQUENCES, FRAMES)
+    assert index["model"]["uri"] == "models:/rtnet/1"
+    version = registry.resolve_model(index["model"]["tracking"], "rtnet@best")
+    assert (index["model"]["run_id"], index["made_by"]["model.digest"]) == (version.run_id, version.digest)
+    assert index["made_by"]["dataset.digest"] == Dataset(str(root / "dataset")).digest
+
+
+def test_batches_and_actors_do_not_change_the_maps(output: Path, root: Path) -> None:
+    predict.run(_experiment(root, output=str(root / "other"), batch_size=3, actors=2))
+    for file in _files(output / "maps"):
+        difference = _grey(output / "maps" / file).astype(int) - _grey(root / "other" / "maps" / file)
+        assert np.abs(difference).max() <= 1
+
+
+def test_predicting_again_does_nothing_and_says_so(
+    output: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: (output / file).stat().st_mtime_ns for file in _files(output)}
+    predict.run(_experiment(root, batch_size=1))
+    assert "nothing to do" in capsys.readouterr().out
+    changed = [file for file, time in before.items() if (output / file).stat().st_mtime_ns != time]
+    assert changed == []
+
+
+def test_a_sequence_that_is_not_in_the_index_is_made_again_and_no_other(
+    output: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = root / "interrupted"
+    shutil.copytree(output, copy)
+    index = json.loads((copy / "predictions.json").read_text())
+    del index["sequences"]["turn"]
+    (copy / "predictions.json").write_text(json.dumps(index | {"complete": False}))
+    shutil.rmtree(copy / "masks" / "turn")
+    for path in (copy / "masks" / "drift").iterdir():
+        path.write_bytes(b"kept")
+    predict.run(_experiment(root, output=str(copy)))
+    assert f"predicting {FRAMES} frames" in capsys.readouterr().out
+    assert json.loads((copy / "predictions.json").read_text())["complete"]
+    assert _files(copy / "masks" / "turn") == _files(output / "masks" / "turn")
+    assert {path.read_bytes() for path in (copy / "masks" / "drift").iterdir()} == {b"kept"}
+
+
+def test_another_model_or_option_in_the_same_output_is_refused_by_name(output: Path, root: Path) -> None:
+    before = (output / "predictions.json").read_bytes()
+    other = root / "other.safetensors"
+    save_model(other, RTNet(RTNetConfig("resnet18")))
+    with pytest.raises(UserError, match=r"model\.digest models:/rtnet/1, .*other\.safetensors"):
+        predict.run(_experiment(root, model=str(other)))
+    with pytest.raises(UserError, match=r"prediction\.threshold 0\.5, now asked for with 0\.25"):
+        predict.run(_experiment(root, threshold=0.25))
+    assert (output / "predictions.json").read_bytes() == before
+
+
+def test_a_missing_alias_a_missing_file_or_a_missing_gpu_is_one_line_and_writes_nothing(root: Path) -> None:
+    target = root / "nothing"
+    with pytest.raises(UserError, match=r"no alias 'worst'.*1 \(best\)"):
+        predict.run(_experiment(root, output=str(target), model="models:/rtnet@worst"))
+    with pytest.raises(UserError, match=r"nowhere\.safetensors"):
+        predict.run(_experiment(root, output=str(target), model=str(root / "nowhere.safetensors")))
+    with pytest.raises(UserError, match=r"split 'test'"):
+        predict.run(_experiment(root, output=str(target), split="test"))
+    assert not target.exists()
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="1 GPUs and the cluster has 0"):
+            predict.run(_experiment(root, output=str(target), gpus_per_actor=1.0))
+    assert not (target / "masks").exists()
+
+
+def test_what_an_actor_finds_wrong_with_the_dataset_is_one_line(root: Path) -> None:
+    copy = root / "damaged"
+    shutil.copytree(root / "dataset", copy)
+    (part,) = (copy / "parts").rglob("turn/as_is.parquet")
+    part.unlink()
+    experiment = _experiment(root, output=str(root / "half"), batch_size=1)
+    experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"dataset": str(copy)})})
+    with pytest.raises(UserError, match=r"turn/as_is\.parquet"):
+        predict.run(experiment)
+    assert not json.loads((root / "half" / "predictions.json").read_text())["complete"]
