@@ -21,6 +21,15 @@ from pipelines.config import Experiment
 from pipelines.storage import absolute
 from rtnet.errors import UserError
 
+# Read by MLflow when it is imported, so it is imported late.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
 _SQLITE = "sqlite:///"
 _VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy", "opencv-python-headless", "rtnet")
 
@@ -53,6 +62,12 @@ def open_store(uri: str, create: bool = False) -> None:
             raise UserError(f"no MLflow store at {uri}: train first, or name the store that is meant")
     with _impatient(), explained(uri):
         client(uri).search_experiments(max_results=1)
+
+
+def reach_store(uri: str) -> None:
+    """Checks, before long work, that the store answers; an SQLite file that is not there yet is none to check."""
+    if not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).is_file():
+        open_store(uri)
 
 
 @dataclass(frozen=True)
@@ -143,9 +158,6 @@ def find_run(uri: str, run_id: str) -> Run | None:
 
 def client(uri: str) -> Any:
     """MLflow's client of a store; cheap, as MLflow keeps the connection."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
