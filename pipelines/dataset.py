@@ -133,13 +133,16 @@ def write_part(system: fs.FileSystem, path: str, rows: Iterable[dict[str, Any]],
 
 
 def read_part(system: fs.FileSystem, root: str, file: str, stamp: str) -> list[dict[str, Any]] | None:
-    """The index entries of a part's rows; None where the part is missing or made of something else."""
+    """The index entries of a part's rows; None where the part is missing, torn or made of something else."""
     if system.get_file_info(f"{root}/{file}").type != fs.FileType.File:
         return None
-    with system.open_input_file(f"{root}/{file}") as opened, pq.ParquetFile(opened) as part:
-        if part.schema_arrow.metadata.get(_STAMP) != stamp.encode():
-            return None
-        rows = part.read(columns=[name for name, _ in KEYS]).to_pylist()
+    try:
+        with system.open_input_file(f"{root}/{file}") as opened, pq.ParquetFile(opened) as part:
+            if (part.schema_arrow.metadata or {}).get(_STAMP) != stamp.encode():
+                return None
+            rows = part.read(columns=[name for name, _ in KEYS]).to_pylist()
+    except pa.ArrowInvalid:  # torn
+        return None
     return [row | {"file": file, "row_group": number} for number, row in enumerate(rows)]
 
 

@@ -18,9 +18,7 @@ _WHOLE_SEQUENCES = ["car-shadow", "motocross-jump", "dog-agility", "rollerblade"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--davis", metavar="PATH", help="a folder in DAVIS 2016's layout"
-    )
+    parser.add_argument("--davis", metavar="PATH", help="a folder in DAVIS 2016's layout")
     parser.add_argument("--output", metavar="PATH", default="runs/demo", help="where everything is written")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines.config import Training
 from pipelines.dataset import Dataset
+from pipelines.session import quieten_ray_data
 from rtnet.data.pairs import epoch_pairs, step_height
 
 READ_CPUS = 0.5  # of one reading task; small, so that reading fits beside the workers
@@ -57,6 +58,7 @@ def read_steps(schedule: Schedule, epoch: int, rank: int) -> Iterator[dict[str, 
     """
     import ray.data
 
+    quieten_ray_data()
     pairs = schedule.pairs(epoch)[:, rank].reshape(schedule.steps_per_epoch, -1)  # frame and partner in turn
     items = [{"step": step, "rows": rows.tolist()} for step, rows in enumerate(pairs)]
     uri = schedule.dataset.uri

@@ -12,8 +12,8 @@ from rtnet.errors import UserError
 _SETTINGS = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # V2 starts 32 actors for every read
     "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a worker twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,7 +42,7 @@ def ray_session() -> Iterator[None]:
             ray.init(address=address, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
-    _quieten_ray_data()
+    quieten_ray_data()
     try:
         yield
     finally:
@@ -70,11 +70,12 @@ def _choose_authentication(local: bool) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def _quieten_ray_data() -> None:
-    """The verbs print their own progress."""
+def quieten_ray_data() -> None:
+    """The verbs print their own progress. For each process that runs a dataset."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns of bars that are off

@@ -63,7 +63,7 @@ def best_epoch(folder: RunFolder) -> tuple[int, dict[str, float]]:
 def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run) -> str:
     """Runs the workers; what stopped them though no machine failed, or nothing."""
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from pipelines.track_epochs import TrackEpochs
@@ -83,6 +83,7 @@ def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run
             name=experiment.name,
             storage_path=experiment.storage,
             callbacks=[TrackEpochs(tracked, folder)],
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=experiment.training.keep_checkpoints,

@@ -95,7 +95,7 @@ def _wrap(model: RTNet, device: torch.device) -> nn.Module:
         return model
     devices = [device] if device.type == "cuda" else None
     # The synchronised batch-norm keeps the buffers equal on all ranks.
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False)
 
 
 def _train_epoch(

@@ -98,7 +98,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch,
 
 
 def _float(picture: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture)).to(device).permute(2, 0, 1)[None].float()  # (1, C, h, w)
+    return torch.tensor(picture, device=device).permute(2, 0, 1)[None].float()  # (1, C, h, w)
 
 
 def _pairs(images: Tensor) -> Tensor:

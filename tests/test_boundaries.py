@@ -1,0 +1,49 @@
+"""Who may import whom, and that `--help` answers at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOREIGN = ("ray", "mlflow", "yaml", "pydantic", "pipelines")
+ROOMS = sorted(
+    str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+    for path in (ROOT / "rtnet").rglob("*.py")
+)
+
+
+def _loaded_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('\\n'.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_rtnet_runs_without_ray_mlflow_yaml_pydantic_and_pipelines() -> None:
+    loaded = _loaded_after("\n".join(f"import {room}" for room in ROOMS))
+    assert "rtnet" in loaded
+    assert not loaded & set(FOREIGN)
+
+
+def test_only_tracking_and_what_builds_on_it_load_mlflow() -> None:
+    others = ("config", "dataset", "storage", "loader", "prepare", "run_folder", "validation", "predictor")
+    assert "mlflow" not in _loaded_after("\n".join(f"import pipelines.{module}" for module in others))
+
+
+@pytest.mark.parametrize("verb", [[], ["prepare"], ["train"], ["models"], ["demo"]])
+def test_help_needs_neither_torch_nor_ray_nor_mlflow(verb: list[str]) -> None:
+    code = f"""
+import sys
+from pipelines.cli import main
+try:
+    main({[*verb, "--help"]!r})
+except SystemExit as end:
+    assert end.code == 0
+"""
+    assert not _loaded_after(code) & {"torch", "ray", "mlflow", "cv2", "numpy"}

@@ -1,0 +1,26 @@
+"""Every shipped recipe loads, and its encoder exists."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import load_experiment
+from rtnet.model.backbones import BACKBONES
+
+RECIPES = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+
+
+def test_there_are_recipes() -> None:
+    assert {"smoke", "davis16_resnet34", "davis16_resnext50"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_is_named_after_its_file(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.name == path.stem
+    assert experiment.model.backbone in BACKBONES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_opens_with_its_cost(path: Path) -> None:
+    assert path.read_text().startswith("# ")
