@@ -38,7 +38,7 @@ def run(experiment: config.Experiment) -> None:
         print(f"run {folder.uri} is finished: {facts['model']} is its epoch {facts['epoch']}; nothing to do")
         return
     if not folder.epochs():
-        folder.write_checkpoint(0, _initial_state(experiment))
+        folder.write_checkpoint(0, initial_state(experiment))
     tracked = _tracked_run(experiment, folder, dataset)
     print(f"training {experiment.name} in {folder.uri}, tracked in {tracked.uri}", flush=True)
     try:
@@ -71,7 +71,7 @@ def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run
 
     scaling = experiment.scaling
     _check_resources(scaling, ray.cluster_resources())
-    _drop_torn_snapshot(folder)
+    drop_torn_snapshot(folder)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
     trainer = TorchTrainer(
         train_worker,
@@ -127,7 +127,7 @@ def _check_resources(scaling: config.Scaling, cluster: dict[str, float]) -> None
             )
 
 
-def _initial_state(experiment: config.Experiment) -> dict[str, Any]:
+def initial_state(experiment: config.Experiment) -> dict[str, Any]:
     """Epoch 0: every worker, and every restart, begins with these weights."""
     torch.manual_seed(experiment.seed)
     model = RTNet(RTNetConfig(backbone=experiment.model.backbone))
@@ -185,7 +185,7 @@ def _tracked_run(experiment: config.Experiment, folder: RunFolder, dataset: Data
     return tracked
 
 
-def _drop_torn_snapshot(folder: RunFolder) -> None:
+def drop_torn_snapshot(folder: RunFolder) -> None:
     """Ray overwrites its list of checkpoints in place, so a kill can tear it; ours tells where the run was."""
     name = "checkpoint_manager_snapshot.json"
     snapshot = folder.read(name)

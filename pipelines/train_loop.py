@@ -1,6 +1,7 @@
 """What every worker of a training does: epochs of DDP steps, validation, a checkpoint after each epoch."""
 
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class NonFiniteLossError(Exception):
 
 
 def _worker(experiment: Experiment) -> Worker:
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     context = ray.train.get_context()
     world = context.get_world_size()
     torch.set_num_threads(experiment.scaling.threads_per_worker or max(1, (os.cpu_count() or 1) // world))
