@@ -96,22 +96,38 @@ def _predict(
         },
         **share,
     )
-    left = Counter(work.sequences[place] for start, end in chunks for place in range(start, end))
-    totals, frames, started = Counter(work.sequences), sum(left.values()), time.monotonic()
-    shown = started
+    progress = _Progress(predictions, work, chunks)
     for result in results.iter_rows():
         if result["error"]:
             raise UserError(f"{result['error']} (whole sequences stay; the same command continues)")
-        name = work.sequences[result["start"]]
-        left[name] -= result["end"] - result["start"]
-        if not left[name]:
-            predictions.add(name, totals[name])
-        now = time.monotonic()
-        if not left[name] or now - shown >= _SECONDS_BETWEEN_LINES:
-            made = frames - sum(left.values())
-            state = "whole" if not left[name] else f"{left[name]} frames left"
-            print(f"[{made}/{frames}] {name}: {state}, {made / (now - started):.2f} frames/s", flush=True)
-            shown = now
+        progress.add(result["start"], result["end"])
+
+
+class _Progress:
+    """Counts frames, names whole sequences in the index, prints a line for each and at least every ten seconds."""
+
+    def __init__(self, predictions: Predictions, work: Work, chunks: list[tuple[int, int]]) -> None:
+        self._predictions, self._sequences = predictions, work.sequences
+        self._left = Counter(work.sequences[place] for start, end in chunks for place in range(start, end))
+        self._totals, self._frames, self._made = Counter(work.sequences), sum(self._left.values()), 0
+        self._first = (0.0, 0)  # time and frames of the first chunk: the actors' start is no part of their speed
+        self._shown = time.monotonic()
+
+    def add(self, start: int, end: int) -> None:
+        name, now = self._sequences[start], time.monotonic()
+        self._left[name] -= end - start
+        self._made += end - start
+        if not self._left[name]:
+            self._predictions.add(name, self._totals[name])
+        if self._made == end - start:
+            self._first = (now, self._made)
+        if self._left[name] and now - self._shown < _SECONDS_BETWEEN_LINES:
+            return
+        self._shown = now
+        state = f"{self._left[name]} frames left" if self._left[name] else "whole"
+        since, before = self._first
+        speed = f", {(self._made - before) / (now - since):.2f} frames/s" if now > since else ""
+        print(f"[{self._made}/{self._frames}] {name}: {state}{speed}", flush=True)
 
 
 def _share(options: Prediction, cluster: dict[str, float]) -> dict[str, float]:
