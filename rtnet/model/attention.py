@@ -78,5 +78,5 @@ def transposed_attention(
 
 def _share_of(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """What some of the queries add to the result: (N, heads, p, d), (N, heads, P, d), (N, heads, p, d)."""
-    scores: Tensor = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)  # (N, heads, p, P)
+    scores: Tensor = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (N, heads, p, P)
     return scores.softmax(3).transpose(2, 3) @ value
