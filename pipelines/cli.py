@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(verb, help=purpose, description=purpose)
         command.add_argument("recipe", help="a recipe (YAML), such as experiments/smoke.yaml")
         command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of it")
-    from pipelines import demo, models  # light: they import Ray, torch and MLflow late
+    import pipelines.demo as demo  # light: these import Ray, torch and MLflow late
+    import pipelines.models as models
 
     models.add_arguments(verbs.add_parser("models", help="look models up in the registry and promote them"))
     demo.add_arguments(verbs.add_parser("demo", help="prepare, train, predict and evaluate end to end"))

@@ -18,7 +18,7 @@ from pipelines.session import ray_session
 from pipelines.storage import absolute
 from pipelines.tracking import tracking_uri
 from rtnet.checkpoint import load_model
-from rtnet.data.pairs import test_partners
+from rtnet.data.pairs import fixed_partners
 from rtnet.errors import UserError
 
 _BATCHES_PER_CHUNK = 8
@@ -148,7 +148,7 @@ def _share(options: Prediction, cluster: dict[str, float]) -> dict[str, float]:
 def _work(experiment: Experiment, dataset: Dataset) -> Work:
     rows = dataset.rows(experiment.prediction.split, views=["as_is"])
     groups = dataset.groups(rows)
-    partners = rows[test_partners(groups, experiment.seed, experiment.training.reach)]
+    partners = rows[fixed_partners(groups, experiment.seed, experiment.training.reach)]
     names = dataset.index["sequence"].take(rows).to_pylist()
     shown: set[int] = set()
     for group in np.unique(groups):

@@ -17,10 +17,10 @@ from pipelines.dataset import Dataset, View
 from pipelines.storage import open_storage
 from rtnet.checkpoint import load_model
 from rtnet.data.images import encode_jpeg, encode_png, overlay
+from rtnet.data.inputs import network_input
 from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
 from rtnet.prediction import Map, grey_levels, predict_maps, stretch
-from rtnet.training import network_input
 
 if TYPE_CHECKING:
     from pipelines.predict import Work

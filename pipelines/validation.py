@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
-from rtnet.prediction import predict_maps
 
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from rtnet.data.images import encode_jpeg, overlay
-from rtnet.data.pairs import test_partners
+from rtnet.data.inputs import network_input
+from rtnet.data.pairs import fixed_partners
 from rtnet.metrics import contour_accuracy, region_similarity
 from rtnet.model.rtnet import RTNet
-from rtnet.training import network_input
+from rtnet.prediction import predict_maps
 
 Scores = dict[str, float]
 
@@ -29,7 +29,7 @@ def validate(
     """
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rows = dataset.rows(experiment.validation.split, views=["as_is"], annotated=True)
-    partners = rows[test_partners(dataset.groups(rows), experiment.seed, experiment.training.reach)]
+    partners = rows[fixed_partners(dataset.groups(rows), experiment.seed, experiment.training.reach)]
     scored = _scored(dataset.groups(rows))
     shown = set(_evenly(scored, experiment.validation.pictures))
     model.eval()

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rtnet.model.layers import resize, spatial_size
+from rtnet.data.inputs import resize
+from rtnet.model.layers import spatial_size
 
 
 def side_map_loss(logits: Sequence[Tensor], masks: Tensor) -> Tensor:

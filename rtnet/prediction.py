@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rtnet.data.images import Picture, resize
+from rtnet.data.images import Picture
+from rtnet.data.inputs import resize
 from rtnet.model.rtnet import RTNet
 
 Map = NDArray[np.float32]

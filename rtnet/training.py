@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rtnet.data.images import normalise, resize
+from rtnet.data.inputs import mask_input, network_input
 from rtnet.losses import side_map_losses
 from rtnet.model.rtnet import RTNet
 
@@ -41,18 +41,11 @@ def make_batch(
 
     images: uint8 (h, w, 3); flows: uint8 (h, w, 6); annotations: bool (h, w).
     """
-    masks = [_float(annotation[..., None], device) for annotation in annotations]
     return Batch(
         frames=network_input(images, size, device),
         flow=network_input(flows, size, device),
-        masks=_pairs(torch.cat([resize(mask, size) for mask in masks])),
+        masks=mask_input(annotations, size, device),
     )
-
-
-def network_input(pictures: Sequence[NDArray[np.uint8]], size: tuple[int, int], device: torch.device) -> Tensor:
-    """2B pictures, uint8 (h, w, 3k), as (B, 2, 3k, H, W), resized and normalised on the device."""
-    resized = torch.cat([resize(_float(picture, device), size) for picture in pictures])  # (2 B, 3k, H, W)
-    return _pairs(normalise(resized))
 
 
 def make_optimizer(model: RTNet, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -95,11 +88,3 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch,
     if math.isfinite(loss.item()):
         optimizer.step()
     return torch.stack([appearance[0], appearance.sum(), motion[0], motion.sum()]).detach()
-
-
-def _float(picture: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.tensor(picture, device=device).permute(2, 0, 1)[None].float()  # (1, C, h, w)
-
-
-def _pairs(images: Tensor) -> Tensor:
-    return images.reshape(-1, 2, *images.shape[1:])

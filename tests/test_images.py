@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,9 +14,7 @@ from rtnet.data.images import (
     decode_image,
     encode_jpeg,
     encode_png,
-    normalise,
     overlay,
-    resize,
 )
 from rtnet.errors import UserError
 from tests.conftest import SHARED_DATA
@@ -152,30 +149,6 @@ def test_the_official_ground_truth_is_the_non_zero_pixels() -> None:
         assert np.array_equal(mask, np.asarray(Image.open(path)) > 0)
     assert not masks[5].any()  # frame 60 has no object
     assert masks[0].any()
-
-
-def test_resize_keeps_the_corners_and_interpolates_between_them() -> None:
-    image = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
-    expected = torch.linspace(0, 2, 5)[:, None] + torch.linspace(0, 1, 3)[None]
-    torch.testing.assert_close(resize(image, (5, 3))[0, 0], expected)
-    assert resize(image, (2, 2)) is image
-
-
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_normalise_agrees_with_torchvision_for_frames_and_pairs_of_flow_pictures(pictures: int) -> None:
-    from torchvision.transforms.functional import normalize
-
-    images = torch.from_numpy(RNG.integers(0, 256, (2, 2, 3 * pictures, 7, 9), np.uint8))
-    expected = normalize(images.double() / 255, [0.485, 0.456, 0.406] * pictures, [0.229, 0.224, 0.225] * pictures)
-    ours = normalise(images)
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, expected.float(), atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(normalise(images.double()), expected)
-
-
-def test_normalise_refuses_what_is_not_rgb() -> None:
-    with pytest.raises(ValueError, match="channels in threes"):
-        normalise(torch.zeros(1, 4, 5, 5))
 
 
 def test_an_overlay_tints_the_mask_outlines_the_annotation_and_leaves_the_rest_alone() -> None:

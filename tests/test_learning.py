@@ -9,12 +9,13 @@ import torch
 from rtnet.config import RTNetConfig
 from rtnet.data.flow import dis, flow_picture, neighbour_flows
 from rtnet.data.images import decode_annotation, decode_image
+from rtnet.data.inputs import network_input
 from rtnet.data.layouts import Sequence, davis16
 from rtnet.data.pairs import epoch_pairs
 from rtnet.metrics import region_similarity
 from rtnet.model.rtnet import RTNet
 from rtnet.prediction import predict_maps
-from rtnet.training import make_batch, make_optimizer, network_input, set_rate, train_step
+from rtnet.training import make_batch, make_optimizer, set_rate, train_step
 
 SIZE = (64, 112)
 STEPS, BATCH = 60, 4
@@ -54,7 +55,7 @@ def test_sixty_steps_on_two_sequences_reach_a_region_similarity_of_080_on_their_
         print(step, [round(x, 3) for x in losses.tolist()])
 
     model.eval()
-    partners = {anchor: partner for anchor, partner in epoch_pairs(groups, 1, 0)}
+    partners = dict(epoch_pairs(groups, 1, 0).tolist())
     scores = []
     for row, (image, flow, mask) in enumerate(views):
         pair = [(image, flow), views[partners[row]][:2]]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from rtnet.data.inputs import resize
 from rtnet.losses import side_map_loss, side_map_losses
-from rtnet.model.layers import resize
 from tests import plain
 
 

@@ -79,7 +79,7 @@ def test_an_epoch_of_davis_in_four_views_is_drawn_in_milliseconds() -> None:
 
 
 def test_fixed_partners_follow_the_same_rule() -> None:
-    partner = pairs.test_partners(GROUPS, seed=4, reach=5)
+    partner = pairs.fixed_partners(GROUPS, seed=4, reach=5)
     rows = np.arange(len(GROUPS))
     assert np.array_equal(GROUPS[partner], GROUPS)
     assert np.abs(partner - rows).max() <= 5
@@ -87,14 +87,14 @@ def test_fixed_partners_follow_the_same_rule() -> None:
 
 
 def test_a_fixed_partner_does_not_depend_on_the_other_groups() -> None:
-    together = pairs.test_partners(GROUPS, seed=4) - STARTS
+    together = pairs.fixed_partners(GROUPS, seed=4) - STARTS
     for group in np.unique(GROUPS):
         rows = group == GROUPS
-        assert np.array_equal(pairs.test_partners(GROUPS[rows], seed=4), together[rows])
+        assert np.array_equal(pairs.fixed_partners(GROUPS[rows], seed=4), together[rows])
 
 
 def test_fixed_partners_change_with_the_seed() -> None:
-    assert (pairs.test_partners(GROUPS, 1) != pairs.test_partners(GROUPS, 2)).mean() > 0.6
+    assert (pairs.fixed_partners(GROUPS, 1) != pairs.fixed_partners(GROUPS, 2)).mean() > 0.6
 
 
 def test_heights_are_equally_likely_and_change_with_step_and_seed() -> None:
@@ -112,4 +112,4 @@ def test_rows_of_a_group_that_lie_apart_are_refused() -> None:
 
 def test_no_rows_give_no_pairs() -> None:
     assert pairs.epoch_pairs(np.zeros(0, int), 0, 0).shape == (0, 2)
-    assert pairs.test_partners(np.zeros(0, int), 0).shape == (0,)
+    assert pairs.fixed_partners(np.zeros(0, int), 0).shape == (0,)

@@ -18,11 +18,11 @@ from pipelines.session import ray_session
 from rtnet.checkpoint import load_model, save_model
 from rtnet.config import RTNetConfig
 from rtnet.data.clip import write_clip
-from rtnet.data.pairs import test_partners as fixed_partners
+from rtnet.data.inputs import network_input
+from rtnet.data.pairs import fixed_partners as fixed_partners
 from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
 from rtnet.prediction import predict_maps
-from rtnet.training import network_input
 
 FRAMES = 5
 SEQUENCES = ("drift", "turn")

@@ -1,24 +1,18 @@
-"""Pictures: decode, encode, resize, normalise, masks from annotations, overlays to look at."""
+"""Pictures: decode, encode, masks from annotations, overlays to look at. Needs no PyTorch: reading tasks are light."""
 
 import io
 from collections.abc import Sequence
-from functools import cache
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torch.nn import functional as F
 
 from rtnet.errors import UserError
 
 Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _MASK_COLOUR = (230, 50, 60)
 _ANNOTATION_COLOUR = (60, 220, 90)
 
@@ -77,28 +71,6 @@ def encode_jpeg(picture: Picture, quality: int = 92) -> bytes:
     return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Float images (N, C, H, W) at size (height, width): bilinear, corners aligned, as everywhere in the network."""
-    if images.shape[-2:] == size:
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=True)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """RGB pictures in 0..255 -> the network's inputs: over 255, less ImageNet's mean, over its deviation, per colour.
-
-    images: (..., 3k, H, W), uint8 or float, on any device: k pictures along the channels (frames 1, flow 2).
-    Returns the same shape on the same device: float32 for integers, else the input's type.
-    """
-    pictures, rest = divmod(images.shape[-3], 3)
-    if rest:
-        raise ValueError(f"normalise takes RGB pictures, so channels in threes, not {tuple(images.shape)}")
-    if not images.is_floating_point():
-        images = images.float()
-    scale, shift = _scale_and_shift(pictures, images.dtype, images.device)
-    return images * scale + shift
-
-
 def overlay(image: Picture, mask: Mask, annotation: Mask | None = None) -> Picture:
     """uint8 (H, W, 3): the picture with the mask tinted and outlined in red, the annotation outlined in green."""
     if mask.shape != image.shape[:2] or (annotation is not None and annotation.shape != mask.shape):
@@ -140,14 +112,6 @@ def _encode(extension: str, picture: Picture, options: Sequence[int]) -> bytes:
     if not done:
         raise ValueError(f"OpenCV cannot encode an array of shape {picture.shape} as {extension}")
     return data.tobytes()
-
-
-@cache
-def _scale_and_shift(pictures: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two (3k, 1, 1): normalised = value * scale + shift. Cached, so that a GPU need not wait for a copy each step."""
-    mean = torch.tensor(_IMAGENET_MEAN, dtype=torch.float64).repeat(pictures)[:, None, None]
-    std = torch.tensor(_IMAGENET_STD, dtype=torch.float64).repeat(pictures)[:, None, None]
-    return (1 / (255 * std)).to(device, dtype), (-mean / std).to(device, dtype)
 
 
 def _outline(picture: Picture, mask: Mask, colour: tuple[int, int, int], thickness: int) -> None:

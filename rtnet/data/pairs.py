@@ -30,7 +30,7 @@ def epoch_pairs(group_of_row: NDArray[np.integer], seed: int, epoch: int, reach:
     return np.stack([order, partner[order]], axis=1)
 
 
-def test_partners(group_of_row: NDArray[np.integer], seed: int, reach: int = 10) -> Rows:
+def fixed_partners(group_of_row: NDArray[np.integer], seed: int, reach: int = 10) -> Rows:
     """One fixed partner for every row, int64 (n,), for prediction and validation; chosen as in `epoch_pairs`.
 
     A function of the seed, the row's place in its group and the group's length alone: it doesn't change with the

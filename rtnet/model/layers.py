@@ -1,4 +1,4 @@
-"""What several files of the network share: convolution with batch-norm, the resize, and work frame by frame."""
+"""What several files of the network share: convolution with batch-norm, and work frame by frame."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,13 +15,6 @@ class ConvNormRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(x)), inplace=True)
-
-
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with aligned corners, as every resize in the network: (N, C, H, W) -> (N, C, *size)."""
-    if spatial_size(x) == size:
-        return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 def spatial_size(x: Tensor) -> tuple[int, int]:

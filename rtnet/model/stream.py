@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rtnet.data.inputs import resize
 from rtnet.model.backbones import BACKBONES, STRIDES, cut_encoder
-from rtnet.model.layers import ConvNormRelu, resize, spatial_size
+from rtnet.model.layers import ConvNormRelu, spatial_size
 
 SKIP_CHANNELS = {"s4": 64, "s8": 128, "s16": 256}
 CONTEXT_CHANNELS = 512
