@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rtnet.model.layers import resize, spatial_size
+from rtnet.data.inputs import resize
+from rtnet.model.layers import spatial_size
 
 
 @dataclass(frozen=True)
