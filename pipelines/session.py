@@ -36,6 +36,7 @@ def ray_session() -> Iterator[None]:
         yield
         return
     if address is None:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         _start_local()
     else:
         try:

@@ -6,7 +6,6 @@ from ray.train import Checkpoint, UserCallback
 
 from pipelines.run_folder import RunFolder
 from pipelines.tracking import Run
-from rtnet.training import LOSSES
 
 
 class TrackEpochs(UserCallback):  # type: ignore[misc]
@@ -21,7 +20,7 @@ class TrackEpochs(UserCallback):  # type: ignore[misc]
         kept = self._folder.metrics(epoch)
         series = [(name, value, epoch, kept["time"]) for name, value in kept["values"].items()]
         for step, stamp, losses in kept["steps"]:
-            series += [(f"step/{name}", loss, step, stamp) for name, loss in zip(LOSSES, losses, strict=True)]
+            series += [(f"step/{name}", loss, step, stamp) for name, loss in zip(kept["losses"], losses, strict=True)]
         self._tracked.log_series(series)
         for name, data in self._folder.pictures(epoch).items():
             self._tracked.log_bytes(data, f"validation/epoch-{epoch:04d}/{name}")

@@ -70,7 +70,7 @@ class NonFiniteLossError(Exception):
 
 
 def _worker(experiment: Experiment) -> Worker:
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)  # Ray reports every report
     context = ray.train.get_context()
     world = context.get_world_size()
     torch.set_num_threads(experiment.scaling.threads_per_worker or max(1, (os.cpu_count() or 1) // world))
@@ -137,7 +137,7 @@ def _finish_epoch(
         scores, pictures = validate(model, worker.schedule.dataset, worker.experiment, worker.rank, worker.device)
         values |= {f"validation/{name}": value for name, value in scores.items()}
     if worker.rank == 0:
-        _save_epoch(worker, model, optimizer, epoch, {"values": values, "steps": steps}, pictures)
+        _save_epoch(worker, model, optimizer, epoch, {"values": values, "losses": LOSSES, "steps": steps}, pictures)
         print(f"epoch {epoch}: {_in_words(values)}", flush=True)
     torch.distributed.barrier()
     _report(worker, epoch, values)
