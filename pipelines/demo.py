@@ -3,55 +3,78 @@
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from rtnet.errors import UserError
 
 RECIPE = Path("experiments/smoke.yaml")
 _SHARED = Path("../shared/data/davis-480p")
-_WHOLE_SEQUENCES = ["car-shadow", "motocross-jump", "dog-agility", "rollerblade"]
+_KNOWN_SEQUENCES = ["car-shadow", "motocross-jump", "dog-agility", "rollerblade"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--davis", metavar="PATH", help="a folder in DAVIS 2016's layout")
-    parser.add_argument("--output", metavar="PATH", default="runs/demo", help="where everything is written")
+    parser.add_argument("--output", metavar="PATH", help="where everything is written; default: runs/demo")
 
 
 def run_command(options: argparse.Namespace) -> None:
     """Runs each verb as a command of its own, after printing it; ends with the scores and where to look."""
-    output = Path(options.output)
-    source, sequences = _source(options.davis, output)
+    default = "runs/demo" if options.davis is None else f"runs/demo-{Path(options.davis).resolve().name}"
+    output = Path(options.output or default)
+    source = _source(options.davis, output)
     overrides = [f"storage={output}", f"data.source={source}", f"data.dataset={output}/dataset"]
-    if sequences is not None:
-        overrides.append(f"data.sequences={json.dumps(sequences, ensure_ascii=False)}")
+    overrides.append(f"data.sequences={json.dumps(_few_sequences(source), ensure_ascii=False)}")
     started = time.monotonic()
-    for verb in ("prepare", "train", "predict", "evaluate"):
+    for verb in ("prepare", "train"):
         _command("rtnet", verb, str(RECIPE), *overrides)
+    for split, what in (("train", "the sequences it was trained on"), ("val", "sequences it has never seen")):
+        print(f"\n# Masks and scores of {what}, after a very short training from random weights")
+        choice = [f"{section}.split={split}" for section in ("prediction", "evaluation")]
+        choice.append(f"prediction.output={_predictions(output, split)}")
+        choice.append(f"evaluation.output={_predictions(output, split)}/scores")
+        for verb in ("predict", "evaluate"):
+            _command("rtnet", verb, str(RECIPE), *overrides, *choice)
     _command("rtnet", "models", "list", "--tracking", f"sqlite:///{output}/mlflow.db")
     _closing(output, time.monotonic() - started)
 
 
-def _source(davis: str | None, output: Path) -> tuple[Path, list[str] | None]:
-    if davis:
-        return Path(davis), None
+def _source(davis: str | None, output: Path) -> Path:
+    if davis is not None:
+        return Path(davis)
     if _SHARED.is_dir():
-        return _SHARED, _WHOLE_SEQUENCES
+        return _SHARED
     from rtnet.data.clip import write_clip
 
     clip = output / "clip"
     if not clip.is_dir():
         print(f"no DAVIS folder given (make demo DAVIS=PATH): generating clips in {clip}")
         write_clip(clip)
-    return clip, None
+    return clip
+
+
+def _few_sequences(source: Path) -> list[str]:
+    """Four of a folder's sequences, two to train on and two to score: the known ones, else the longest."""
+    from rtnet.data.layouts import davis16
+
+    chosen: list[str] = []
+    found = davis16(source)
+    for split in ("train", "val"):
+        known = [s for s in found if s.split == split]
+        known.sort(key=lambda s: (s.name not in _KNOWN_SEQUENCES, -len(s.frames), s.name))
+        chosen += [sequence.name for sequence in known[:2]]
+    return chosen
+
+
+def _predictions(output: Path, split: str) -> Path:
+    return output / f"predictions-{split}"
 
 
 def _command(program: str, *arguments: str) -> None:
-    print(f"\n$ {program} {' '.join(arguments)}", flush=True)
+    print(f"\n$ {shlex.join([program, *arguments])}", flush=True)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     done = subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], env=environment, check=False)
     if done.returncode:
@@ -59,11 +82,11 @@ def _command(program: str, *arguments: str) -> None:
 
 
 def _closing(output: Path, seconds: float) -> None:
-    name = yaml.safe_load(RECIPE.read_text())["name"]
-    overlays = sorted((output / name / "predictions" / "overlays").rglob("*.jpg"))
-    print(f"\nThe whole way took {seconds / 60:.1f} minutes. Scores: {output / name / 'evaluation'}")
+    print(f"\nThe whole way took {seconds / 60:.1f} minutes.")
+    print(f"Scores: {_predictions(output, 'val')}/scores")
     print("Overlays (mask red, annotation green):")
-    for path in overlays:
-        print(f"  {path}")
+    for split in ("train", "val"):
+        for path in sorted((_predictions(output, split) / "overlays").rglob("*.jpg")):
+            print(f"  {path}")
     print(f"MLflow store: {output / 'mlflow.db'}; to look at it:")
     print(f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{(output / 'mlflow.db').resolve()}")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -169,8 +170,11 @@ def _report(worker: Worker, epoch: int, values: dict[str, float]) -> None:
     if worker.rank == 0:
         system, path = worker.folder.epoch_path(epoch)
         checkpoint = ray.train.Checkpoint(path, filesystem=system)
+    # Ray ranks the checkpoints by this score, and an epoch without one last.
     ray.train.report(
-        dict(values), checkpoint=checkpoint, checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD
+        {"validation/JF": math.nan} | values,
+        checkpoint=checkpoint,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )
 
 
