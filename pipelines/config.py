@@ -41,7 +41,7 @@ class Flow(Section):
     weights: str | None = None
     """RAFT's weights: a file, or torchvision's name for those it downloads; null is torchvision's default."""
     height: Side | None = None
-    """Rows at which flow is estimated and stored; null keeps the frames' own."""
+    """Rows at which flow is estimated and stored; null keeps the frames' own, which are never enlarged."""
 
 
 class Model(Section):

@@ -69,6 +69,20 @@ def _few_sequences(source: Path) -> list[str]:
     return chosen
 
 
+def _contact_sheet(pictures: list[Path], target: Path, width: int = 320, columns: int = 4) -> Path:
+    """The pictures in rows, each `width` wide and with the first one's proportions."""
+    import cv2
+    import numpy as np
+
+    images = [cv2.imread(str(path)) for path in pictures]
+    size = (width, round(width * images[0].shape[0] / images[0].shape[1]))
+    tiles = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
+    cv2.imwrite(str(target), np.vstack(rows))
+    return target
+
+
 def _predictions(output: Path, split: str) -> Path:
     return output / f"predictions-{split}"
 
@@ -85,8 +99,11 @@ def _closing(output: Path, seconds: float) -> None:
     print(f"\nThe whole way took {seconds / 60:.1f} minutes.")
     print(f"Scores: {_predictions(output, 'val')}/scores")
     print("Overlays (mask red, annotation green):")
-    for split in ("train", "val"):
-        for path in sorted((_predictions(output, split) / "overlays").rglob("*.jpg")):
-            print(f"  {path}")
+    overlays = [
+        path for s in ("train", "val") for path in sorted((_predictions(output, s) / "overlays").rglob("*.jpg"))
+    ]
+    for path in overlays:
+        print(f"  {path}")
+    print(f"  all of them: {_contact_sheet(overlays, output / 'overlays.png')}")
     print(f"MLflow store: {output / 'mlflow.db'}; to look at it:")
     print(f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{(output / 'mlflow.db').resolve()}")

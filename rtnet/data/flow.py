@@ -59,7 +59,8 @@ def neighbour_flows(
 
     Forward is from frame t to t + 1, backward from t to t - 1, both anchored at t; None where there is no neighbour.
     height: flow is estimated on frames reduced to this many rows, keeping their proportions, by area averaging, and
-    given at that size, in that size's pixels; None for the frames' own size. The frames come back as they were given.
+    given at that size, in that size's pixels; None, or more rows than they have, for the frames' own size. The frames
+    come back as they were given.
     Raises UserError where a frame differs in size from the one before it.
     """
     before: Flow | None = None
@@ -175,7 +176,7 @@ def _raft_padding(side: int) -> int:
 
 
 def _at_height(frame: Picture, height: int | None) -> Picture:
-    if height is None or height == frame.shape[0]:
+    if height is None or height >= frame.shape[0]:
         return frame
     width = max(1, round(frame.shape[1] * height / frame.shape[0]))
     return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
