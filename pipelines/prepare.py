@@ -5,10 +5,10 @@ import json
 import time
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs
 
 from pipelines import config, dataset
@@ -45,6 +45,7 @@ def _all_parts(
     tasks: list[tuple[Sequence, str]], flow: config.Flow, target: str, stamps: dict[str, str]
 ) -> list[dict[str, Any]]:
     """The index entries of all parts in the order of `tasks`, after Ray Data has made those that are missing."""
+    import ray
     import ray.data
 
     def make(task: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def _all_parts(
         return {"number": task["number"], **_make_part(sequence, view, flow, target, stamps)}
 
     parts = ray.data.from_items([{"number": n} for n in range(len(tasks))], override_num_blocks=len(tasks)).map(
-        make, num_cpus=1, num_gpus=1 if flow.estimator != "dis" and _gpus() else 0
+        make, num_cpus=1, num_gpus=1 if flow.estimator != "dis" and ray.cluster_resources().get("GPU") else 0
     )
     done: dict[int, list[dict[str, Any]]] = {}
     fresh, started = 0, time.monotonic()
@@ -127,24 +128,21 @@ def estimator(flow: config.Flow) -> FlowEstimator:
     """The recipe's flow estimator, loaded once per process."""
     if flow.estimator == "dis":
         return dis(flow.preset)
-    size = "large" if flow.estimator == "raft_large" else "small"
-    return raft(size, flow.weights, "cuda" if _gpus() else "cpu")
-
-
-def _gpus() -> bool:
     import torch
 
-    return torch.cuda.is_available()
+    size = "large" if flow.estimator == "raft_large" else "small"
+    return raft(size, flow.weights, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _provenance(experiment: config.Experiment, sequences: list[Sequence]) -> dict[str, Any]:
-    """What makes this dataset what it is; equal provenance means equal content."""
-    options = {"estimator": estimator(experiment.flow).digest, "height": experiment.flow.height}
+    """What makes this dataset what it is."""
+    flow = estimator(experiment.flow)
+    options = {"estimator": flow.name, "digest": flow.digest, "height": experiment.flow.height}
     return {
-        "source": "davis16",
+        "source": absolute(experiment.data.source),
         "flow": options,
         "views": list(VIEWS),
-        "versions": {"schema": 1, "pyarrow": pa.__version__},
+        "versions": {name: version(name) for name in ("opencv-python-headless", "torchvision", "pyarrow")},
         "parts": {
             dataset.part_file(sequence.split, sequence.name, view): _stamp(sequence, options)
             for sequence in sequences
