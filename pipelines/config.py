@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rtnet.errors import UserError
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -26,7 +28,7 @@ class Data(Section):
 
     source: str
     """Folder in DAVIS 2016's layout (JPEGImages, Annotations, ImageSets)."""
-    sequences: list[str] | None = None
+    sequences: Annotated[list[str], Field(min_length=1)] | None = None
     """Only these sequences; null takes all that the ImageSets name."""
     dataset: str
     """Folder or URI of the parquet dataset."""
@@ -73,7 +75,7 @@ class Training(Section):
     """Pairs per worker and step."""
     heights: Annotated[list[Side], Field(min_length=1)] = [256, 320, 384]
     """Each step draws one of these heights, the same on all workers; the width is int(aspect * height)."""
-    aspect: Annotated[float, Field(gt=0)] = 1.75
+    aspect: Annotated[float, Field(ge=0.25, le=8)] = 1.75
     reach: Count = 10
     """The partner lies within this many frames."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -114,13 +116,19 @@ class Scaling(Section):
     """How often a worker group that died is started again from the last checkpoint."""
 
 
+def _free_alias(alias: str) -> str:
+    if re.fullmatch(r"latest|v\d+", alias.lower()):
+        raise ValueError("MLflow keeps 'latest' and 'v1', 'v2', ... for itself")
+    return alias
+
+
 class Tracking(Section):
     uri: str | None = None
     """MLflow's tracking URI; null is an SQLite file in `storage`."""
     experiment: str = "rtnet"
-    model: str = "rtnet"
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")] = "rtnet"
     """The registered model whose new version the best checkpoint becomes."""
-    alias: str = "best"
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_free_alias)] = "best"
     """The alias that then points to it."""
 
 
@@ -183,7 +191,7 @@ def load_experiment(recipe: str | Path, overrides: list[str] | None = None) -> E
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)
     except OSError as error:
         raise UserError(f"recipe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: expected sections such as 'data:' and 'training:' at its top")
@@ -213,7 +221,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         place = inner
     try:
         place[field] = yaml.load(text, Loader=_Yaml)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"override '{override}': the value is not YAML") from error
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from pipelines.storage import open_storage, read_bytes, whole_file, write_whole
+from pipelines.storage import open_storage, read_bytes, read_json, whole_file, write_whole
 from rtnet.data.flips import flip
 from rtnet.data.images import decode_annotation, decode_image
 from rtnet.errors import UserError
@@ -72,7 +72,10 @@ class Dataset:
         except OSError as error:
             raise UserError(f"{uri} is not a finished dataset (no index.parquet); run `rtnet prepare` first") from error
         self.digest = hashlib.sha256(data).hexdigest()
-        self.index = pq.read_table(io.BytesIO(data))
+        try:
+            self.index = pq.read_table(io.BytesIO(data)).select(INDEX_SCHEMA.names)
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise UserError(f"{uri}/index.parquet is damaged or not ours: delete it and run `rtnet prepare`") from error
 
     def rows(self, split: str, views: Iterable[str] | None = None, annotated: bool = False) -> np.ndarray:
         """The numbers of a split's rows, int64 (n,), views of one sequence lying together in frame order."""
@@ -163,8 +166,11 @@ def is_whole(system: fs.FileSystem, root: str, provenance: dict[str, Any]) -> bo
     """Whether the index is there and was written for this provenance."""
     if system.get_file_info(f"{root}/index.parquet").type != fs.FileType.File:
         return False
-    with system.open_input_file(f"{root}/index.parquet") as file:
-        metadata = pq.read_schema(file).metadata or {}
+    try:
+        with system.open_input_file(f"{root}/index.parquet") as file:
+            metadata = pq.read_schema(file).metadata or {}
+    except pa.ArrowInvalid:
+        return False
     return bool(metadata.get(_STAMP) == json.dumps(provenance, sort_keys=True).encode())
 
 
@@ -172,7 +178,7 @@ def read_provenance(system: fs.FileSystem, root: str) -> dict[str, Any] | None:
     """The provenance of the dataset at `root`, finished or not; None where there is none."""
     if system.get_file_info(f"{root}/provenance.json").type != fs.FileType.File:
         return None
-    return dict(json.loads(read_bytes(system, f"{root}/provenance.json")))
+    return read_json(system, f"{root}/provenance.json")
 
 
 def _digest(row: dict[str, Any]) -> str:

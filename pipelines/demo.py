@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from rtnet.errors import UserError
 
-RECIPE = Path("experiments/smoke.yaml")
+RECIPE = Path(__file__).parents[1] / "experiments" / "smoke.yaml"
 _SHARED = Path("../shared/data/davis-480p")
 _KNOWN_SEQUENCES = ["car-shadow", "motocross-jump", "dog-agility", "rollerblade"]
 
@@ -26,7 +27,8 @@ def run_command(options: argparse.Namespace) -> None:
     default = "runs/demo" if options.davis is None else f"runs/demo-{Path(options.davis).resolve().name}"
     output = Path(options.output or default)
     source = _source(options.davis, output)
-    overrides = [f"storage={output}", f"data.source={source}", f"data.dataset={output}/dataset"]
+    places = {"storage": output, "data.source": source, "data.dataset": output / "dataset"}
+    overrides = [f"{field}={json.dumps(str(place), ensure_ascii=False)}" for field, place in places.items()]
     overrides.append(f"data.sequences={json.dumps(_few_sequences(source), ensure_ascii=False)}")
     started = time.monotonic()
     for verb in ("prepare", "train"):
@@ -34,8 +36,8 @@ def run_command(options: argparse.Namespace) -> None:
     for split, what in (("train", "the sequences it was trained on"), ("val", "sequences it has never seen")):
         print(f"\n# Masks and scores of {what}, after a very short training from random weights")
         choice = [f"{section}.split={split}" for section in ("prediction", "evaluation")]
-        choice.append(f"prediction.output={_predictions(output, split)}")
-        choice.append(f"evaluation.output={_predictions(output, split)}/scores")
+        for field, place in (("prediction", ""), ("evaluation", "/scores")):
+            choice.append(f"{field}.output={json.dumps(f'{_predictions(output, split)}{place}', ensure_ascii=False)}")
         for verb in ("predict", "evaluate"):
             _command("rtnet", verb, str(RECIPE), *overrides, *choice)
     _command("rtnet", "models", "list", "--tracking", f"sqlite:///{output}/mlflow.db")
@@ -52,7 +54,10 @@ def _source(davis: str | None, output: Path) -> Path:
     clip = output / "clip"
     if not clip.is_dir():
         print(f"no DAVIS folder given (make demo DAVIS=PATH): generating clips in {clip}")
-        write_clip(clip)
+        aside = clip.with_name("clip.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        write_clip(aside)
+        aside.rename(clip)
     return clip
 
 
@@ -74,7 +79,7 @@ def _contact_sheet(pictures: list[Path], target: Path, width: int = 320, columns
     import cv2
     import numpy as np
 
-    images = [cv2.imread(str(path)) for path in pictures]
+    images = [image for path in pictures if (image := cv2.imread(str(path))) is not None]
     size = (width, round(width * images[0].shape[0] / images[0].shape[1]))
     tiles = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)

@@ -14,7 +14,7 @@ from typing import Any
 from pyarrow import fs
 
 from pipelines.config import Experiment
-from pipelines.storage import absolute, open_storage, read_bytes, write_whole
+from pipelines.storage import absolute, open_storage, read_json, write_whole
 from rtnet.errors import UserError
 
 INDEX = "predictions.json"
@@ -37,7 +37,7 @@ class Predictions:
         system, root = open_storage(self.uri)
         if system.get_file_info(f"{root}/{INDEX}").type != fs.FileType.File:
             return None
-        return dict(json.loads(read_bytes(system, f"{root}/{INDEX}")))
+        return read_json(system, f"{root}/{INDEX}")
 
     def claim(self, made_by: dict[str, Any], model: dict[str, str]) -> dict[str, int]:
         """Frames of each whole sequence. Begins the index where there is none.

@@ -83,12 +83,14 @@ class RunFolder:
         system, root = open_storage(self.uri)
         system.delete_file(f"{root}/{name}")
 
-    def claim(self, experiment: Experiment, dataset_digest: str) -> None:
-        """Keeps the settings at the first start; UserError where the run was begun with others."""
-        now = decisive_settings(experiment, dataset_digest)
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Keeps the settings of a run that now begins."""
+        self.write("recipe.json", json.dumps(settings, indent=2).encode())
+
+    def refuse_other_settings(self, now: dict[str, Any]) -> None:
+        """UserError where the run was begun with others."""
         kept = self.read("recipe.json")
-        if kept is None:
-            self.write("recipe.json", json.dumps(now, indent=2).encode())
+        if kept is None or not self.epochs():
             return
         before = json.loads(kept)
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

@@ -1,8 +1,10 @@
 """Paths and URIs: one way to open whatever pyarrow or fsspec can open."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -39,9 +41,13 @@ def exists(uri: str) -> bool:
 @contextmanager
 def whole_file(system: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
     """A stream written aside and moved when the block ends well: who finds `path` finds all of it."""
-    system.create_dir(path.rsplit("/", 1)[0], recursive=True)
     aside = f"{path}.part"
-    with system.open_output_stream(aside) as stream:
+    try:
+        system.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        opened = system.open_output_stream(aside)
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({str(error).splitlines()[0]}): choose another place") from error
+    with opened as stream:
         yield stream
     system.move(aside, path)
 
@@ -50,6 +56,14 @@ def write_whole(system: fs.FileSystem, path: str, data: bytes) -> None:
     """Writes `data` aside, then moves it to `path`."""
     with whole_file(system, path) as stream:
         stream.write(data)
+
+
+def read_json(system: fs.FileSystem, path: str) -> dict[str, Any]:
+    """A JSON file of ours; UserError naming it where it is damaged."""
+    try:
+        return dict(json.loads(read_bytes(system, path)))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): restore it, or delete it to begin anew") from error
 
 
 def read_bytes(system: fs.FileSystem, path: str) -> bytes:

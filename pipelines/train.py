@@ -16,7 +16,7 @@ from pipelines import config, tracking
 from pipelines.dataset import Dataset
 from pipelines.loader import READ_CPUS, Schedule
 from pipelines.registry import MODEL_FILE, download_model, register_model, resolve_model
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import RunFolder, decisive_settings
 from pipelines.session import ray_session
 from pipelines.storage import absolute
 from rtnet.checkpoint import load_model, save_model
@@ -32,17 +32,21 @@ def run(experiment: config.Experiment) -> None:
     folder = RunFolder.of(experiment)
     dataset = Dataset(experiment.data.dataset)
     _check_data(experiment, dataset)
-    folder.claim(experiment, dataset.digest)
+    settings = decisive_settings(experiment, dataset.digest)
+    folder.refuse_other_settings(settings)
     if finished := folder.read("finished.json"):
         facts = json.loads(finished)
         print(f"run {folder.uri} is finished: {facts['model']} is its epoch {facts['epoch']}; nothing to do")
         return
-    if not folder.epochs():
-        folder.write_checkpoint(0, initial_state(experiment))
+    fresh = None if folder.epochs() else initial_state(experiment)
     tracked = _tracked_run(experiment, folder, dataset)
     print(f"training {experiment.name} in {folder.uri}, tracked in {tracked.uri}", flush=True)
     try:
         with ray_session():
+            _check_resources(experiment.scaling)
+            if fresh is not None:  # from here on the run is begun, with these settings
+                folder.claim(settings)
+                folder.write_checkpoint(0, fresh)
             error = _fit(experiment, folder, tracked)
         if error:
             raise UserError(error)
@@ -62,7 +66,6 @@ def best_epoch(folder: RunFolder) -> tuple[int, dict[str, float]]:
 
 def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run) -> str:
     """Runs the workers; what stopped them though no machine failed, or nothing."""
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -70,7 +73,6 @@ def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run
     from pipelines.train_loop import train_worker
 
     scaling = experiment.scaling
-    _check_resources(scaling, ray.cluster_resources())
     drop_torn_snapshot(folder)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
     trainer = TorchTrainer(
@@ -112,8 +114,11 @@ def _check_data(experiment: config.Experiment, dataset: Dataset) -> None:
     dataset.rows(experiment.validation.split, views=["as_is"], annotated=True)
 
 
-def _check_resources(scaling: config.Scaling, cluster: dict[str, float]) -> None:
+def _check_resources(scaling: config.Scaling) -> None:
     """Ray would wait forever for what isn't there."""
+    import ray
+
+    cluster = ray.cluster_resources()
     needed = {"CPU": scaling.num_workers * scaling.cpus_per_worker + READ_CPUS}
     if scaling.use_gpu:
         needed["GPU"] = float(scaling.num_workers)
@@ -166,7 +171,7 @@ def _encoder_state(model: config.Model) -> dict[str, torch.Tensor]:
     weights = torchvision.models.get_model_weights(model.backbone).DEFAULT
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise UserError(
             f"model.encoder_weights=torchvision: {weights.url} can't be fetched ({error}): fetch it elsewhere and "
             "give the file's path"

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -170,9 +169,9 @@ def _report(worker: Worker, epoch: int, values: dict[str, float]) -> None:
     if worker.rank == 0:
         system, path = worker.folder.epoch_path(epoch)
         checkpoint = ray.train.Checkpoint(path, filesystem=system)
-    # Ray ranks the checkpoints by this score, and an epoch without one last.
+    # Ray ranks the checkpoints by this score, and an epoch without one last; its JSON could not hold a NaN.
     ray.train.report(
-        {"validation/JF": math.nan} | values,
+        {"validation/JF": -1.0} | values,
         checkpoint=checkpoint,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )

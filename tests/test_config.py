@@ -49,6 +49,11 @@ def test_an_override_replaces_one_value_and_leaves_the_rest(recipe: Path) -> Non
         ("name.first=a", ["name", "not a section"]),
         ("training.momentum", ["section.field=value"]),
         ("data=3", ["data"]),
+        ("data.sequences=[]", ["data.sequences"]),
+        ("storage=2026-13-45", ["storage=2026-13-45"]),
+        ("training.aspect=.inf", ["training.aspect"]),
+        ("tracking.model=a/b", ["tracking.model"]),
+        ("tracking.alias=v1", ["tracking.alias", "v1"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(recipe: Path, override: str, words: list[str]) -> None:

@@ -41,7 +41,7 @@ training:
     - {{last_epoch: 2, rate: 1e-2}}
   heights: [32, 64]
   steps_per_epoch: 2
-validation: {{height: 64, pictures: 2}}
+validation: {{height: 64, pictures: 2, every: 2}}
 scaling: {{num_workers: 4, cpus_per_worker: 0.25, threads_per_worker: 1}}
 """
 
@@ -181,6 +181,13 @@ def test_a_checkpoint_of_another_variant_is_refused_by_name(
     assert cli.main(["train", str(recipe), *overrides]) == 2
     error = capsys.readouterr().err
     assert "other.safetensors" in error and "resnet34" in error and "resnet18" in error
+
+
+def test_a_mistake_that_is_mended_does_not_bind_the_run(recipe: Path, tmp_path: Path) -> None:
+    overrides = [f"storage={tmp_path}", "model.start_from=nowhere.pth"]
+    assert cli.main(["train", str(recipe), *overrides]) == 2
+    folder = RunFolder.of(load_experiment(recipe, overrides))
+    assert folder.read("recipe.json") is None and not folder.epochs()
 
 
 def test_training_begins_with_the_weights_it_is_given(recipe: Path, tmp_path: Path) -> None:
