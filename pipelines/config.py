@@ -154,7 +154,8 @@ class Prediction(Section):
 
 class Evaluation(Section):
     masks: str | None = None
-    """Folder SEQUENCE/FRAME.png of masks or maps; null is `masks` in the prediction's output."""
+    """Folder SEQUENCE/FRAME.png of masks or maps, grey in 0..255 or with a palette; null is `masks` in the prediction's
+    output."""
     split: str = "val"
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A pixel of a grey mask file belongs to the mask where its value / 255 is above this."""

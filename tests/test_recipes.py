@@ -1,5 +1,6 @@
 """Every shipped recipe loads, and its encoder exists."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,11 @@ def test_every_recipe_loads_and_is_named_after_its_file(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_opens_with_its_cost(path: Path) -> None:
     assert path.read_text().startswith("# ")
+
+
+def test_the_readme_is_finished_and_what_it_shows_is_there() -> None:
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text()
+    assert not re.search(r"@[A-Z]+@", text)
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (root / target).is_file(), target
