@@ -44,6 +44,7 @@ def _save_network(path: Path, dataset: Dataset) -> None:
     """A network whose statistics fit the dataset, so that its maps vary with what it sees, as a trained one's do."""
     torch.manual_seed(0)
     model = RTNet(RTNetConfig("resnet18"))
+    torch.nn.init.zeros_(model.get_parameter("appearance.heads.s4.logits.bias"))  # masks neither empty nor full
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
