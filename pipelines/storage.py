@@ -33,11 +33,6 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
-def exists(uri: str) -> bool:
-    system, path = open_storage(uri)
-    return bool(system.get_file_info(path).type != fs.FileType.NotFound)
-
-
 @contextmanager
 def whole_file(system: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
     """A stream written aside and moved when the block ends well: who finds `path` finds all of it."""
