@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rtnet.data.inputs import resize
 from rtnet.model.layers import spatial_size
@@ -28,45 +29,55 @@ def side_map_losses(logits: Sequence[Tensor], masks: Tensor) -> Tensor:
         stacked = torch.stack(list(logits)).flatten(1, -4)  # (maps, N, 1, h, w)
         stacked = stacked.to(torch.promote_types(stacked.dtype, torch.float32))
         target = masks.to(stacked.dtype).flatten(0, -4)  # (N, 1, H, W)
-        target = resize(target, spatial_size(stacked))[None]  # (1, N, 1, h, w)
+        target = resize(target, spatial_size(stacked))
+        # What lies between a map and its loss takes several times the map's memory, and little time to compute anew.
+        each = [checkpoint(_loss, x, target, use_reentrant=False, preserve_rng_state=False) for x in stacked]
+        return torch.stack(each)
 
-        entropy = F.binary_cross_entropy_with_logits(stacked, target.expand_as(stacked), reduction="none")
-        probability = stacked.sigmoid()
-        similarity = _structural_similarity(probability, target)
-        return entropy.mean((1, 2, 3, 4)) + (1 - similarity) + (1 - _soft_iou(probability, target))
+
+def _loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Of one side map: (N, 1, h, w), (N, 1, h, w) -> ()."""
+    entropy = F.binary_cross_entropy_with_logits(logits, target)
+    probability = logits.sigmoid()
+    return entropy + (1 - _structural_similarity(probability, target)) + (1 - _soft_iou(probability, target))
 
 
 def _soft_iou(probability: Tensor, target: Tensor) -> Tensor:
-    """Mean over images of the soft intersection over union: (maps, N, 1, h, w), (1, N, 1, h, w) -> (maps,)."""
-    intersection = (probability * target).sum((2, 3, 4))
-    union = probability.sum((2, 3, 4)) + target.sum((2, 3, 4)) - intersection
+    """Mean over images of the soft intersection over union: (N, 1, h, w), (N, 1, h, w) -> ()."""
+    intersection = (probability * target).sum((1, 2, 3))
+    union = probability.sum((1, 2, 3)) + target.sum((1, 2, 3)) - intersection
     # Only where mask and prediction are both empty is the union below a millionth of a pixel: the ratio is 0 there, as
     # for any prediction on an empty mask. A much smaller bound would overflow a gradient that a loss scale multiplies.
-    return (intersection / union.clamp(min=1e-6)).mean(1)
+    return (intersection / union.clamp(min=1e-6)).mean()
 
 
 def _structural_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM over pixels, values in [0, 1]: (maps, N, 1, h, w), (1, N, 1, h, w) -> (maps,)."""
+    """Mean SSIM over pixels, values in [0, 1]: (N, 1, h, w), (N, 1, h, w) -> ()."""
     c1, c2 = 0.01**2, 0.03**2
-    mean_x, mean_xx, mean_xy = _blur(torch.stack([x, x * x, x * y]))
-    mean_y, mean_yy = _blur(torch.stack([y, y * y]))
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     variances = mean_xx - mean_x.square() + mean_yy - mean_y.square()
     covariance = mean_xy - mean_x * mean_y
     similarity: Tensor = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_x.square() + mean_y.square() + c1) * (variances + c2))
-    return similarity.mean((1, 2, 3, 4))
+    return similarity.mean()
 
 
 def _blur(x: Tensor) -> Tensor:
-    """The Gaussian mean around every pixel, zeros beyond the border: (..., 1, h, w) -> the same shape."""
+    """The Gaussian mean around every pixel, zeros beyond the border: (..., h, w) -> the same shape."""
     window = _gaussian_window().to(x.device, x.dtype)
-    blurred: Tensor = F.conv2d(x.flatten(0, -4), window, padding=window.shape[-1] // 2)
+    pictures = x.flatten(0, -3)[None]  # (1, pictures, h, w)
+    # As one picture of many channels: convolving many pictures of one channel takes fifty times as long on a CPU.
+    blurred: Tensor = F.conv2d(
+        pictures, window.expand(pictures.shape[1], -1, -1, -1), padding=window.shape[-1] // 2, groups=pictures.shape[1]
+    )
     return blurred.view_as(x)
 
 
 @functools.cache
 def _gaussian_window(size: int = 11, sigma: float = 1.5) -> Tensor:
     """(1, 1, size, size), sums to 1. Rounded to float32 as the published loss does it, also for float64 inputs."""
-    line = torch.tensor([math.exp(-((i - size // 2) ** 2) / (2 * sigma**2)) for i in range(size)], dtype=torch.float32)
-    line = line / line.sum()
-    return torch.outer(line, line)[None, None]
+    weights = [math.exp(-((i - size // 2) ** 2) / (2 * sigma**2)) for i in range(size)]
+    with torch.inference_mode(False):  # kept, it must serve a later training too
+        line = torch.tensor(weights, dtype=torch.float32)
+        line = line / line.sum()
+        return torch.outer(line, line)[None, None]

@@ -165,14 +165,8 @@ class PlainRTNet:
         return F.relu(self._norm(f"{name}.1", x))
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        mean, var = self.state[f"{name}.running_mean"], self.state[f"{name}.running_var"]
-        if self.training:
-            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-        mean, var, weight, bias = (
-            p[:, None, None] for p in (mean, var, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
-        )
-        normalised: Tensor = (x - mean) / (var + 1e-5).sqrt() * weight + bias
-        return normalised
+        mean, var = (None, None) if self.training else (self.state[f"{name}.running_{x}"] for x in ("mean", "var"))
+        return F.batch_norm(x, mean, var, self.state[f"{name}.weight"], self.state[f"{name}.bias"], self.training)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, transposed: bool) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rtnet.config import RTNetConfig
 from rtnet.errors import UserError
@@ -15,71 +15,19 @@ from rtnet.model.backbones import BACKBONES
 from rtnet.model.rtnet import RTNet
 from rtnet.model.stream import Stream
 from rtnet.weights import published_name
-from tests.plain import PlainRTNet
-
-TRANSPOSED_LEVELS: dict[str, tuple[int, ...]] = {"resnet34": (1,), "resnext50_32x4d": (1, 2, 3, 4)}
-SIZE = (37, 54)  # nothing about it is divisible by 4
-
-
-def _network(backbone: str) -> RTNet:
-    """float64, eval, random weights that neither swell nor fade on the way through."""
-    with torch.device("meta"):
-        network = RTNet(RTNetConfig(backbone))
-    network = network.to_empty(device="cpu")
-    torch.manual_seed(12)
-    for name, value in network.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            value.zero_()
-        elif name.endswith("running_var"):
-            value.uniform_(0.8, 1.2)
-        elif name.endswith(("bias", "running_mean")):
-            value.normal_(0, 0.05)
-        elif value.dim() == 1:
-            value.uniform_(0.4, 0.7)
-        else:
-            value.normal_(0, value[0].numel() ** -0.5)
-    return network.double().eval()
-
-
-def _inputs(batch: int, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(batch)
-    frames = torch.randn(batch, 2, 3, *size, generator=generator, dtype=torch.float64)
-    return frames, torch.randn(batch, 2, 6, *size, generator=generator, dtype=torch.float64)
+from tests.networks import random_inputs, random_network
 
 
 @pytest.fixture(scope="module")
 def network(request: pytest.FixtureRequest) -> RTNet:
-    return _network(request.param)
-
-
-@pytest.mark.parametrize(
-    "network",
-    ["resnet34", *(pytest.param(x, marks=pytest.mark.slow) for x in ("resnet18", "resnet50", "resnext50_32x4d"))],
-    indirect=True,
-)
-@torch.no_grad()
-def test_batches_give_what_the_plain_network_gives_sample_by_sample(network: RTNet) -> None:
-    backbone = network.config.backbone
-    state = {published_name(name): value for name, value in network.state_dict().items()}
-    oracle = PlainRTNet(state, TRANSPOSED_LEVELS.get(backbone, ()))
-    frames, flow = _inputs(3)
-    maps, first_two = network(frames, flow), network(frames[:2], flow[:2])
-    for i in range(3):
-        alone = network(frames[i : i + 1], flow[i : i + 1])
-        plain = oracle.side_maps(frames[i], flow[i])
-        for stream in ("appearance", "motion"):
-            for level in range(4):
-                logits = getattr(maps, stream)[level][i]
-                torch.testing.assert_close(logits, getattr(alone, stream)[level][0], rtol=0, atol=1e-9)
-                if i < 2:
-                    torch.testing.assert_close(getattr(first_two, stream)[level][i], logits, rtol=0, atol=1e-9)
-                torch.testing.assert_close(logits.sigmoid(), plain[stream][level], rtol=0, atol=1e-9)
+    backbone: str = request.param
+    return random_network(backbone)
 
 
 @pytest.mark.parametrize("network", ["resnet34"], indirect=True)
 @torch.no_grad()
 def test_predict_is_forwards_finest_appearance_map(network: RTNet) -> None:
-    frames, flow = _inputs(2)
+    frames, flow = random_inputs(2)
     finest = network(frames, flow).appearance[0]
     torch.testing.assert_close(network.predict(frames, flow), finest[:, :1], rtol=0, atol=1e-11)
     torch.testing.assert_close(network.predict(frames, flow, both=True), finest, rtol=0, atol=1e-11)
@@ -130,7 +78,7 @@ def test_a_stream_learns_alone(in_channels: int) -> None:
 def test_training_under_bfloat16_autocast_has_finite_gradients_everywhere() -> None:
     torch.manual_seed(0)
     network = RTNet(RTNetConfig("resnet18"))
-    frames, flow = (x.float() for x in _inputs(1, (64, 80)))
+    frames, flow = (x.float() for x in random_inputs(1, (64, 80)))
     with torch.autocast("cpu", torch.bfloat16):
         maps = network(frames, flow)
     assert maps.appearance[0].dtype == torch.bfloat16

@@ -5,10 +5,20 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rtnet.data.inputs import resize
 from rtnet.model.layers import spatial_size
+from rtnet.model.transposed_attention import transposed_attention
+
+_aten = torch.ops.aten
+ATTENTIONS = [
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.rtnet.transposed_attention.default,
+]
+"""The operators that attention comes down to on some device."""
 
 
 @dataclass(frozen=True)
@@ -40,44 +50,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         size = spatial_size(x)
         if self.form.pooled:
-            x, y = (F.max_pool2d(source, 3, stride=2, padding=1) for source in (x, y))
+            pooled = F.max_pool2d(x, 3, stride=2, padding=1)
+            x, y = pooled, pooled if y is x else F.max_pool2d(y, 3, stride=2, padding=1)
         query, key, value = self._tokens(self.query(x)), self._tokens(self.key(y)), self._tokens(self.value(y))
         attend = transposed_attention if self.form.transposed else F.scaled_dot_product_attention
         out: Tensor = attend(query, key, value)  # (N, heads, H * W, C / heads)
-        return resize(out.transpose(2, 3).reshape(x.shape), size)
+        out = out.transpose(1, 2).reshape(x.permute(0, 2, 3, 1).shape)  # (N, H, W, C)
+        return resize(out.permute(0, 3, 1, 2), size)
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, heads, H * W, C / heads)."""
-        # The kernels that do without the P x P matrix want each token's channels side by side in memory.
-        return x.reshape(x.shape[0], self.heads, -1, x.shape[2] * x.shape[3]).transpose(2, 3).contiguous()
+        """(N, C, H, W) -> (N, heads, H * W, C / heads): a view, with each token's channels side by side in memory.
 
-
-QUERIES_PER_CHUNK = 1024
-
-
-def transposed_attention(
-    query: Tensor, key: Tensor, value: Tensor, queries_per_chunk: int = QUERIES_PER_CHUNK
-) -> Tensor:
-    """out_j = sum_i A_ij v_i with A_ij = softmax_j(q_i . k_j / sqrt(d)); each (N, heads, P, d) -> (N, heads, P, d).
-
-    What the published checkpoints were trained with: the rows of A are normalised, but the sum runs over them, so
-    the values belong to the queries' places and the result to the keys'. Unlike cross-attention, it changes when
-    keys and values are permuted jointly.
-    """
-    if query.shape[2] <= queries_per_chunk:
-        return _share_of(query, key, value)
-    # Rows of A are complete in every chunk, hence its softmax exact; only the sum over rows is cut. Backward computes
-    # a chunk's rows anew, so that no more than one chunk's are ever held.
-    out = torch.zeros_like(value)
-    for start in range(0, query.shape[2], queries_per_chunk):
-        some = slice(start, start + queries_per_chunk)
-        out = out + checkpoint(
-            _share_of, query[:, :, some], key, value[:, :, some], use_reentrant=False, preserve_rng_state=False
-        )
-    return out
-
-
-def _share_of(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """What some of the queries add to the result: (N, heads, p, d), (N, heads, P, d), (N, heads, p, d)."""
-    scores: Tensor = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (N, heads, p, P)
-    return scores.softmax(3).transpose(2, 3) @ value
+        Without that, scaled_dot_product_attention silently falls back to writing the whole matrix.
+        """
+        x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        return x.reshape(x.shape[0], -1, self.heads, x.shape[3] // self.heads).transpose(1, 2)

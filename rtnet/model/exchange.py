@@ -1,15 +1,23 @@
-"""The exchange of a pair after one stage: contrast within a frame, motion of a frame, coherence across the frames."""
+"""The exchange of pairs after one stage: contrast within a frame, motion of a frame, coherence across the frames."""
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from rtnet.model.attention import AttentionForm
-from rtnet.model.layers import each_frame, in_pairs
+from rtnet.model.attention import ATTENTIONS, AttentionForm
+from rtnet.model.layers import of_pairs
 from rtnet.model.reciprocal import ReciprocalTransformation, SelfTransformation
 
 
 class Exchange(nn.Module):
-    """forward(appearance, motion) -> (appearance, motion), all (B, 2, C, H, W): what replaces the level's features."""
+    """forward(appearance, motion) -> (appearance, motion): what replaces the level's features.
+
+    All (2B, C, H, W): the frames of interest of B pairs, then their partners. Contrast and motion of a frame are the
+    same in all its pairs, so appearance and motion may also be of N distinct frames, with places (2B,) saying which
+    frame stands at which place of the pairs.
+    """
 
     def __init__(self, channels: int, heads: int, form: AttentionForm) -> None:
         super().__init__()
@@ -19,34 +27,49 @@ class Exchange(nn.Module):
         self.appearance_coherence = ReciprocalTransformation(channels, heads, form, shared=True)
         self.motion_coherence = ReciprocalTransformation(channels, heads, form, shared=True)
 
-    def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        by_motion, by_appearance = self._within_frames(appearance, motion)
-        coherence = _across_frames(self.appearance_coherence, appearance)
-        contrast = each_frame(self.appearance_contrast, appearance)
-        motion_coherence = _across_frames(self.motion_coherence, motion)
-        motion_contrast = each_frame(self.motion_contrast, motion)
+    def forward(self, appearance: Tensor, motion: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled():
+            return self._exchange(appearance, motion, places)
+        # Backward computes everything in between anew, but not the attentions, which cost the most.
+        result: tuple[Tensor, Tensor] = checkpoint(
+            self._exchange,
+            appearance,
+            motion,
+            places,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=partial(create_selective_checkpoint_contexts, ATTENTIONS),
+        )
+        return result
+
+    def _exchange(self, appearance: Tensor, motion: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
+        within = (
+            self.appearance_contrast(appearance),
+            self.motion_contrast(motion),
+            *self.appearance_motion(appearance, motion),
+            appearance,
+            motion,
+        )
+        contrast, motion_contrast, by_motion, by_appearance, appearance, motion = (of_pairs(x, places) for x in within)
         return (
-            coherence + contrast + by_motion + appearance,
-            motion_coherence + motion_contrast + by_appearance + motion,
+            _across_frames(self.appearance_coherence, appearance) + contrast + by_motion + appearance,
+            _across_frames(self.motion_coherence, motion) + motion_contrast + by_appearance + motion,
         )
 
     def appearance_only(self, appearance: Tensor, motion: Tensor) -> Tensor:
         """forward's appearance for those frames alone whose motion is given.
 
-        appearance (B, 2, C, H, W), motion (B, n, C, H, W) of the first n frames -> (B, n, C, H, W).
+        appearance (2B, C, H, W), motion (n, C, H, W) of the first n frames -> (n, C, H, W).
         """
-        frames = motion.shape[1]
-        coherence = _across_frames(self.appearance_coherence, appearance)[:, :frames]
-        appearance = appearance[:, :frames]
-        by_motion, _ = self._within_frames(appearance, motion)
-        return coherence + each_frame(self.appearance_contrast, appearance) + by_motion + appearance
-
-    def _within_frames(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        frames = motion.shape[1]
-        appearance, motion = self.appearance_motion(appearance.flatten(0, 1), motion.flatten(0, 1))
-        return in_pairs(appearance, frames), in_pairs(motion, frames)
+        frames = len(motion)
+        coherence = _across_frames(self.appearance_coherence, appearance)[:frames]
+        appearance = appearance[:frames]
+        by_motion, _ = self.appearance_motion(appearance, motion)
+        result: Tensor = coherence + self.appearance_contrast(appearance) + by_motion + appearance
+        return result
 
 
-def _across_frames(transformation: ReciprocalTransformation, pair: Tensor) -> Tensor:
-    """(B, 2, C, H, W) -> (B, 2, C, H, W)."""
-    return torch.stack(transformation(pair[:, 0], pair[:, 1]), 1)
+def _across_frames(transformation: nn.Module, frames: Tensor) -> Tensor:
+    """(2B, C, H, W) -> (2B, C, H, W)."""
+    x, y = transformation(*frames.chunk(2))
+    return torch.cat([x, y])

@@ -1,4 +1,4 @@
-"""What several files of the network share: convolution with batch-norm, and work frame by frame."""
+"""What several files of the network share: convolution with batch-norm, and the order of frames in pairs."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,12 +22,16 @@ def spatial_size(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
 
-def each_frame(module: nn.Module, frames: Tensor) -> Tensor:
-    """Applies a module on (N, C, H, W) to (B, n, C, H, W), all frames in one call."""
-    result: Tensor = module(frames.flatten(0, 1))
-    return in_pairs(result, frames.shape[1])
+def interest_first(pairs: Tensor) -> Tensor:
+    """(B, 2, C, H, W) -> (2B, C, H, W): the frames of interest, then their partners, each half one piece of memory."""
+    return pairs.transpose(0, 1).flatten(0, 1)
 
 
 def in_pairs(x: Tensor, frames: int = 2) -> Tensor:
-    """Gives each sample its frames' axis back: (B * frames, C, H, W) -> (B, frames, C, H, W)."""
-    return x.view(-1, frames, *x.shape[1:])
+    """interest_first's inverse, also where only the first `frames` of each pair are there."""
+    return x.reshape(frames, -1, *x.shape[1:]).transpose(0, 1)
+
+
+def of_pairs(x: Tensor, places: Tensor | None) -> Tensor:
+    """What stands at the places of the pairs: (N, ...), (2B,) -> (2B, ...); x itself where it is there already."""
+    return x if places is None else x[places]

@@ -53,7 +53,7 @@ class ReciprocalScaling(nn.Module):
     def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
         mean = torch.cat([x.mean((2, 3), keepdim=True) for x in maps], 1)  # (N, maps * C, 1, 1)
         scales = self.expand(self.squeeze(mean).relu()).sigmoid().chunk(len(maps), 1)
-        return tuple(x * scale + x for x, scale in zip(maps, scales, strict=True))
+        return tuple(torch.addcmul(x, x, scale) for x, scale in zip(maps, scales, strict=True))
 
 
 class ReciprocalGating(nn.Module):
@@ -65,4 +65,4 @@ class ReciprocalGating(nn.Module):
 
     def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
         gates = self.conv(torch.cat(maps, 1)).sigmoid().chunk(len(maps), 1)  # each (N, 1, H, W)
-        return tuple(x * gate + x for x, gate in zip(maps, gates, strict=True))
+        return tuple(torch.addcmul(x, x, gate) for x, gate in zip(maps, gates, strict=True))

@@ -10,7 +10,7 @@ from rtnet.config import RTNetConfig
 from rtnet.model.backbones import BACKBONES, HEADS, STRIDES
 from rtnet.model.exchange import Exchange
 from rtnet.model.fusion import SpatioTemporalFusion
-from rtnet.model.layers import each_frame, in_pairs
+from rtnet.model.layers import in_pairs, interest_first
 from rtnet.model.stream import SKIP_CHANNELS, Stream
 
 
@@ -49,58 +49,69 @@ class RTNet(nn.Module):
                 for (stride, channels), ratio in zip(SKIP_CHANNELS.items(), (1, 2, 4), strict=True)
             }
         )
+        self.to(memory_format=torch.channels_last)  # attention takes the channels of a place side by side
 
     def forward(self, frames: Tensor, flow: Tensor) -> SideMaps:
         """The side maps of both frames and both streams, as training wants them."""
-        appearance, motion = self._encode_to_s16(frames, flow)
-        s32 = self.exchanges["s32"](
-            each_frame(self.appearance.stages["s32"], appearance[-1]), each_frame(self.motion.stages["s32"], motion[-1])
+        appearance, motion = self._encode_to_s16(interest_first(frames), interest_first(flow))
+        appearance_s32, motion_s32 = self.exchanges["s32"](
+            self.appearance.stages["s32"](appearance[-1]), self.motion.stages["s32"](motion[-1])
         )
-        appearance_s32, motion_s32 = (x.flatten(0, 1) for x in s32)
-
-        appearance_skips = self.appearance.skips([x.flatten(0, 1) for x in appearance])
-        motion_skips = self.motion.skips([x.flatten(0, 1) for x in motion])
+        appearance_skips, motion_skips = self.appearance.skips(appearance), self.motion.skips(motion)
         fused = self._fuse(appearance_skips, motion_skips)
         appearance_maps = self.appearance.side_maps(self.appearance.decode(appearance_s32, fused))
         motion_maps = self.motion.side_maps(self.motion.decode(motion_s32, motion_skips))
         return SideMaps(*(tuple(in_pairs(x) for x in maps) for maps in (appearance_maps, motion_maps)))
 
     @torch.no_grad()
-    def predict(self, frames: Tensor, flow: Tensor, both: bool = False) -> Tensor:
+    def predict(self, frames: Tensor, flow: Tensor, both: bool = False, pairs: Tensor | None = None) -> Tensor:
         """The finest appearance map of the frame of interest, or of both: logits (B, 1 or 2, 1, 4*H1, 4*W1).
 
-        Computes what forward does, less all that does not reach this map. Raises RuntimeError in training mode, where
-        it would move the batch-norm statistics.
+        Computes what forward does, less all that does not reach this map. With `pairs`, integers (B, 2), frames are
+        (N, 3, H, W) and flow (N, 6, H, W) of N distinct frames, and a pair is two places among them: what does not
+        depend on the partner is computed once for each frame. Raises RuntimeError in training mode, where it would move
+        the batch-norm statistics, ValueError for other pairs.
         """
         if self.training:
             raise RuntimeError("predict needs the network in eval mode: call eval() first")
-        count = 2 if both else 1
-        appearance, motion = self._encode_to_s16(frames, flow)
+        if pairs is None:
+            places, frames, flow = None, interest_first(frames), interest_first(flow)
+        else:
+            if (
+                pairs.dim() != 2
+                or pairs.shape[1] != 2
+                or not len(pairs)
+                or pairs.dtype not in (torch.int32, torch.int64)
+            ):
+                raise ValueError(f"pairs: integers (B, 2) with B > 0, not {pairs.dtype} {tuple(pairs.shape)}")
+            places = pairs.T.flatten()
+        appearance, motion = self._encode_to_s16(frames, flow, places)
+        wanted = len(appearance[0]) // (1 if both else 2)
         exchange = self.exchanges["s32"]
         assert isinstance(exchange, Exchange)
         s32 = exchange.appearance_only(
-            each_frame(self.appearance.stages["s32"], appearance[-1]),
-            each_frame(self.motion.stages["s32"], motion[-1][:, :count]),
+            self.appearance.stages["s32"](appearance[-1]), self.motion.stages["s32"](motion[-1][:wanted])
         )
-
-        appearance_skips = self.appearance.skips([x[:, :count].flatten(0, 1) for x in appearance])
-        motion_skips = self.motion.skips([x[:, :count].flatten(0, 1) for x in motion])
-        decoded = self.appearance.decode(s32.flatten(0, 1), self._fuse(appearance_skips, motion_skips))
+        appearance_skips = self.appearance.skips([x[:wanted] for x in appearance])
+        motion_skips = self.motion.skips([x[:wanted] for x in motion])
+        decoded = self.appearance.decode(s32, self._fuse(appearance_skips, motion_skips))
         (finest,) = self.appearance.side_maps(decoded[:1])
-        return in_pairs(finest, count)
+        return in_pairs(finest, 2 if both else 1)
 
     def interaction_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the exchanges and of the fusion, which the recipe first trains alone."""
         yield from self.exchanges.parameters()
         yield from self.fusions.parameters()
 
-    def _encode_to_s16(self, frames: Tensor, flow: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The features of strides 4, 8, 16 after their exchanges, each (B, 2, C, h, w): appearance and motion."""
-        x, y = each_frame(self.appearance.stem, frames), each_frame(self.motion.stem, flow)
+    def _encode_to_s16(
+        self, frames: Tensor, flow: Tensor, places: Tensor | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The features of strides 4, 8, 16 after their exchanges, each (2B, C, h, w): appearance and motion."""
+        x, y = self.appearance.stem(frames), self.motion.stem(flow)
         appearance, motion = [], []
         for stride in STRIDES[:3]:
-            x, y = each_frame(self.appearance.stages[stride], x), each_frame(self.motion.stages[stride], y)
-            x, y = self.exchanges[stride](x, y)
+            x, y = self.appearance.stages[stride](x), self.motion.stages[stride](y)
+            x, y = self.exchanges[stride](x, y, places if stride == "s4" else None)
             appearance.append(x)
             motion.append(y)
         return appearance, motion
