@@ -20,7 +20,7 @@ from rtnet.data.images import encode_jpeg, encode_png, overlay
 from rtnet.data.inputs import network_input
 from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
-from rtnet.prediction import Map, grey_levels, predict_maps, stretch
+from rtnet.prediction import Map, for_prediction, grey_levels, predict_maps, stretch
 
 if TYPE_CHECKING:
     from pipelines.predict import Work
@@ -33,11 +33,12 @@ class Predictor:
         self, weights: ray.ObjectRef, dataset: str, output: str, work: "Work", options: Prediction, width: int
     ) -> None:
         """weights: reference to (content, suffix) of a weights file. The rest is `predict`'s."""
+        torch.set_flush_denormal(True)  # before PyTorch starts its threads, which inherit it
         self._device = torch.device("cuda" if options.gpus_per_actor else "cpu")
         if not options.gpus_per_actor:
             # Ray sets one thread for actors with a fraction of a CPU.
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.actors))
-        self._model = _model(*ray.get(weights)).to(self._device).eval()
+        self._model = for_prediction(_model(*ray.get(weights)), self._device, options.precision)
         self._dataset = Dataset(dataset)
         self._system, self._root = open_storage(output)
         self._work, self._options, self._size = work, options, (options.height, width)
@@ -59,21 +60,23 @@ class Predictor:
     def _predict(self, places: range) -> None:
         written: list[Future[None]] = []
         for batch, views in self._read_ahead(places):
-            device, size = self._device, self._size
+            distinct, device, size = list(views), self._device, self._size
+            pairs = [(self._work.rows[place], self._work.partners[place]) for place in batch]
+            frames = [views[row] for row, _ in pairs]
             maps = predict_maps(
                 self._model,
-                network_input([view.image for pair in views for view in pair], size, device),
-                network_input([view.flow for pair in views for view in pair], size, device),
-                [frame.image.shape[:2] for frame, _ in views],
-                self._options.precision,
+                network_input([views[row].image for row in distinct], size, device),
+                network_input([views[row].flow for row in distinct], size, device),
+                torch.tensor([[distinct.index(row) for row in pair] for pair in pairs], device=device),
+                [frame.image.shape[:2] for frame in frames],
             )
-            for place, (frame, _), map_ in zip(batch, views, maps, strict=True):
+            for place, frame, map_ in zip(batch, frames, maps, strict=True):
                 written.append(self._writers.submit(self._write, place, frame, map_))
         for future in written:
             future.result()
 
-    def _read_ahead(self, places: range) -> Iterator[tuple[range, list[tuple[View, View]]]]:
-        """Batches of places and their pairs of views; the next one is read while the caller works on this one."""
+    def _read_ahead(self, places: range) -> Iterator[tuple[range, dict[int, View]]]:
+        """Batches of places and, by row, their pairs' views; the next one is read while this one is worked on."""
         count = self._options.batch_size
         batches = [places[first : first + count] for first in range(0, len(places), count)]
         upcoming = self._reader.submit(self._read, batches[0])
@@ -83,9 +86,9 @@ class Predictor:
                 upcoming = self._reader.submit(self._read, following)
             yield batch, views
 
-    def _read(self, batch: range) -> list[tuple[View, View]]:
-        rows, partners = self._work.rows, self._work.partners
-        return [(self._dataset.read(int(rows[p])), self._dataset.read(int(partners[p]))) for p in batch]
+    def _read(self, batch: range) -> dict[int, View]:
+        rows = {int(row) for place in batch for row in (self._work.rows[place], self._work.partners[place])}
+        return {row: self._dataset.read(row) for row in sorted(rows)}
 
     def _write(self, place: int, frame: View, map_: Map) -> None:
         if self._options.stretch:

@@ -14,7 +14,7 @@ from rtnet.data.inputs import network_input
 from rtnet.data.pairs import fixed_partners
 from rtnet.metrics import contour_accuracy, region_similarity
 from rtnet.model.rtnet import RTNet
-from rtnet.prediction import predict_maps
+from rtnet.prediction import for_prediction, predict_maps
 
 Scores = dict[str, float]
 
@@ -32,7 +32,7 @@ def validate(
     partners = rows[fixed_partners(dataset.groups(rows), experiment.seed, experiment.training.reach)]
     scored = _scored(dataset.groups(rows))
     shown = set(_evenly(scored, experiment.validation.pictures))
-    model.eval()
+    model = for_prediction(model, device, experiment.training.precision)
     mine: list[tuple[str, float, float]] = []
     pictures: dict[str, bytes] = {}
     for place in scored[rank::world]:
@@ -58,8 +58,8 @@ def _score(
         model,
         network_input([view.image for view in views], size, device),
         network_input([view.flow for view in views], size, device),
+        torch.tensor([[0, 1]], device=device),
         [views[0].image.shape[:2]],
-        experiment.training.precision,
     )
     mask, annotation = map_ > 0.5, views[0].annotation
     assert annotation is not None

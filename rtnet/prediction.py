@@ -1,5 +1,6 @@
 """Pairs of views -> maps of the primary object, as published."""
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,26 +11,31 @@ from torch import Tensor
 
 from rtnet.data.images import Picture
 from rtnet.data.inputs import resize
+from rtnet.model.folding import fold_batch_norms
 from rtnet.model.rtnet import RTNet
 
 Map = NDArray[np.float32]
 
 
-def predict_maps(
-    model: RTNet,
-    frames: Tensor,
-    flow: Tensor,
-    sizes: Sequence[tuple[int, int]],
-    precision: Literal["float32", "bfloat16"] = "float32",
-) -> list[Map]:
-    """The maps of a batch's frames of interest, each float32 (H, W) in 0..1 of its own size.
+def for_prediction(model: RTNet, device: torch.device, precision: Literal["float32", "bfloat16"] = "float32") -> RTNet:
+    """A copy for RTNet.predict alone: on the device, in the precision, its batch-norms folded."""
+    copied = copy.deepcopy(model).eval()
+    fold_batch_norms(copied)
+    return copied.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
 
-    model: in eval mode. frames: (B, 2, 3, h, w) and flow: (B, 2, 6, h, w), normalised, on the model's device.
-    sizes: (H, W) of each frame. As published, it is probabilities that are resized to them, not logits.
+
+def predict_maps(
+    model: RTNet, frames: Tensor, flow: Tensor, pairs: Tensor, sizes: Sequence[tuple[int, int]]
+) -> list[Map]:
+    """The maps of the first frame of each pair, each float32 (H, W) in 0..1 of its own size.
+
+    model: in eval mode, as for_prediction makes it. frames: (N, 3, h, w) and flow: (N, 6, h, w) of distinct frames,
+    normalised, on the model's device; pairs: integers (B, 2), places among the frames. sizes: (H, W) for each pair. As
+    published, it is probabilities that are resized to them, not logits.
     """
-    with torch.inference_mode(), torch.autocast(frames.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logits = model.predict(frames, flow)[:, 0]  # (B, 1, h, w)
+    dtype = next(model.parameters()).dtype
     with torch.inference_mode():
+        logits = model.predict(frames.to(dtype), flow.to(dtype), pairs=pairs)[:, 0]  # (B, 1, h, w)
         probabilities = torch.sigmoid(logits.float())
         return [
             resize(probability[None], (height, width))[0, 0].clamp(0, 1).cpu().numpy()

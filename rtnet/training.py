@@ -42,9 +42,9 @@ def make_batch(
     images: uint8 (h, w, 3); flows: uint8 (h, w, 6); annotations: bool (h, w).
     """
     return Batch(
-        frames=network_input(images, size, device),
-        flow=network_input(flows, size, device),
-        masks=mask_input(annotations, size, device),
+        frames=_pairs(network_input(images, size, device)),
+        flow=_pairs(network_input(flows, size, device)),
+        masks=_pairs(mask_input(annotations, size, device)),
     )
 
 
@@ -88,3 +88,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch,
     if math.isfinite(loss.item()):
         optimizer.step()
     return torch.stack([appearance[0], appearance.sum(), motion[0], motion.sum()]).detach()
+
+
+def _pairs(views: Tensor) -> Tensor:
+    return views.reshape(-1, 2, *views.shape[1:])

@@ -33,18 +33,18 @@ def test_normalise_refuses_what_is_not_rgb() -> None:
         normalise(torch.zeros(1, 4, 5, 5))
 
 
-def test_pictures_of_several_sizes_are_resized_each_and_paired_in_turn() -> None:
+def test_pictures_of_several_sizes_are_resized_each() -> None:
     pictures = [RNG.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((9, 7), (4, 6), (9, 7), (5, 5))]
     inputs = network_input(pictures, (8, 6), torch.device("cpu"))
-    assert inputs.shape == (2, 2, 3, 8, 6)
+    assert inputs.shape == (4, 3, 8, 6)
     for place, picture in enumerate(pictures):
         alone = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
-        torch.testing.assert_close(inputs[place // 2, place % 2], normalise(resize(alone, (8, 6)))[0])
+        torch.testing.assert_close(inputs[place], normalise(resize(alone, (8, 6)))[0])
 
 
 def test_masks_stay_soft_where_they_are_resized() -> None:
     masks = [np.eye(4, dtype=bool), np.ones((3, 3), bool)]
     soft = mask_input(masks, (7, 7), torch.device("cpu"))
-    assert soft.shape == (1, 2, 1, 7, 7)
-    assert soft[0, 0, 0, 0, 1] == pytest.approx(0.5)
-    torch.testing.assert_close(soft[0, 1], torch.ones(1, 7, 7))
+    assert soft.shape == (2, 1, 7, 7)
+    assert soft[0, 0, 0, 1] == pytest.approx(0.5)
+    torch.testing.assert_close(soft[1], torch.ones(1, 7, 7))

@@ -52,7 +52,7 @@ def _save_network(path: Path, dataset: Dataset) -> None:
     frames = network_input([view.image for view in views], (48, 84), torch.device("cpu"))
     flow = network_input([view.flow for view in views], (48, 84), torch.device("cpu"))
     with torch.no_grad():
-        model(frames, flow)
+        model(frames.reshape(-1, 2, *frames.shape[1:]), flow.reshape(-1, 2, *flow.shape[1:]))
         model.state_dict()["appearance.heads.s4.logits.bias"] -= 0.4
     save_model(path, model)
 
@@ -91,7 +91,9 @@ def expected(root: Path) -> dict[str, np.ndarray]:
         frames = network_input([view.image for view in views], (48, 84), torch.device("cpu"))
         flow = network_input([view.flow for view in views], (48, 84), torch.device("cpu"))
         facts = dataset.describe(row)
-        (maps[f"{facts['sequence']}/{facts['name']}"],) = predict_maps(model, frames, flow, [(40, 70)])
+        (maps[f"{facts['sequence']}/{facts['name']}"],) = predict_maps(
+            model, frames, flow, torch.tensor([[0, 1]]), [(40, 70)]
+        )
     return maps
 
 

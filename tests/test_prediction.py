@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from rtnet.config import RTNetConfig
 from rtnet.model.rtnet import RTNet
-from rtnet.prediction import grey_levels, predict_maps, stretch
+from rtnet.prediction import for_prediction, grey_levels, predict_maps, stretch
 
 SIZES = [(37, 61), (50, 44)]
 
@@ -18,40 +18,40 @@ def model() -> RTNet:
     return RTNet(RTNetConfig("resnet18")).eval()
 
 
-def _pairs(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return (
-        torch.randn(2, 2, 3, 36, 66, generator=generator),
-        torch.randn(2, 2, 6, 36, 66, generator=generator),
-    )
+PAIRS = torch.tensor([[0, 1], [2, 1]])
+
+
+def _frames() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(3, 3, 36, 66, generator=generator), torch.randn(3, 6, 36, 66, generator=generator)
 
 
 def test_a_map_is_the_sigmoid_of_the_forwards_finest_appearance_map_resized_to_the_frame(model: RTNet) -> None:
-    frames, flow = _pairs()
+    frames, flow = _frames()
     with torch.no_grad():
-        finest = model(frames, flow).appearance[0][:, 0]
+        finest = model(frames[PAIRS], flow[PAIRS]).appearance[0][:, 0]
     expected = [
         F.interpolate(torch.sigmoid(finest[i : i + 1]), size, mode="bilinear", align_corners=True)[0, 0]
         for i, size in enumerate(SIZES)
     ]
-    maps = predict_maps(model, frames, flow, SIZES)
+    maps = predict_maps(for_prediction(model, torch.device("cpu")), frames, flow, PAIRS, SIZES)
     for found, map_ in zip(maps, expected, strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, map_.numpy(), atol=1e-5)
 
 
 def test_a_map_does_not_depend_on_what_else_is_in_the_batch(model: RTNet) -> None:
-    frames, flow = _pairs()
-    together = predict_maps(model, frames, flow, SIZES)
-    alone = [predict_maps(model, frames[i : i + 1], flow[i : i + 1], [SIZES[i]])[0] for i in range(2)]
+    frames, flow = _frames()
+    together = predict_maps(model, frames, flow, PAIRS, SIZES)
+    alone = [predict_maps(model, frames, flow, PAIRS[i : i + 1], [SIZES[i]])[0] for i in range(2)]
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_bfloat16_gives_float32_maps_near_those_of_float32(model: RTNet) -> None:
-    frames, flow = _pairs()
+    rough_model = for_prediction(model, torch.device("cpu"), "bfloat16")
     for exact, rough in zip(
-        predict_maps(model, frames, flow, SIZES), predict_maps(model, frames, flow, SIZES, "bfloat16"), strict=True
+        predict_maps(model, *_frames(), PAIRS, SIZES), predict_maps(rough_model, *_frames(), PAIRS, SIZES), strict=True
     ):
         assert rough.dtype == np.float32
         assert 0 < np.abs(exact - rough).max() < 0.1

@@ -1,4 +1,4 @@
-"""Pictures -> the network's inputs: resized and normalised on the device, in pairs."""
+"""Pictures -> the network's inputs: resized and normalised on the device."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,14 +14,13 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def network_input(pictures: Sequence[NDArray[np.uint8]], size: tuple[int, int], device: torch.device) -> Tensor:
-    """2B pictures, uint8 (h, w, 3k), as (B, 2, 3k, H, W), resized and normalised on the device."""
-    resized = torch.cat([resize(_float(picture, device), size) for picture in pictures])  # (2 B, 3k, H, W)
-    return _pairs(normalise(resized))
+    """N pictures, uint8 (h, w, 3k), as (N, 3k, H, W), resized and normalised on the device."""
+    return normalise(torch.cat([resize(_float(picture, device), size) for picture in pictures]))
 
 
 def mask_input(masks: Sequence[NDArray[np.bool_]], size: tuple[int, int], device: torch.device) -> Tensor:
-    """2B masks, bool (h, w), as soft labels (B, 2, 1, H, W) in [0, 1], resized as the pictures are."""
-    return _pairs(torch.cat([resize(_float(mask[..., None], device), size) for mask in masks]))
+    """N masks, bool (h, w), as soft labels (N, 1, H, W) in [0, 1], resized as the pictures are."""
+    return torch.cat([resize(_float(mask[..., None], device), size) for mask in masks])
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -48,10 +47,6 @@ def normalise(images: Tensor) -> Tensor:
 
 def _float(picture: NDArray[np.generic], device: torch.device) -> Tensor:
     return torch.tensor(picture, device=device).permute(2, 0, 1)[None].float()  # (1, C, h, w)
-
-
-def _pairs(images: Tensor) -> Tensor:
-    return images.reshape(-1, 2, *images.shape[1:])
 
 
 @cache
