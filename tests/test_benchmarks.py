@@ -1,0 +1,38 @@
+"""The benchmarks run, on the CPU and at toy size: their figures are not judged here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOY = ["--sizes", "48x80", "--backbones", "resnet34", "--repeats", "1"]
+
+
+def _lines(*arguments: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_the_network_is_compared_with_the_plain_one() -> None:
+    *table, last = _lines("experiments.benchmarks.network", *TOY, "--work", "two")
+    assert [row.split(" | ")[0] for row in table[4:]] == ["| both maps of a pair"]
+    assert re.fullmatch(r"ratio: \d+\.\d\d", last)
+
+
+@pytest.mark.slow
+def test_the_profile_names_the_operators_of_both_training_steps() -> None:
+    lines = _lines("experiments.benchmarks.network", *TOY, "--profile", "--work", "step")
+    assert sum(line.startswith("| convolution_backward |") for line in lines) == 2
+
+
+@pytest.mark.slow
+def test_bfloat16_is_compared_with_float32_after_a_training() -> None:
+    toy = ["--steps", "2", "--height", "48", "--frames", "4", "--backbone", "resnet18"]
+    lines = _lines("experiments.benchmarks.precision", *toy)
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| b")] == ["| bfloat16"]
+    assert re.fullmatch(r"ratio: \d+\.\d\d", lines[-1])
