@@ -24,7 +24,7 @@ PICTURE: NDArray[np.uint8] = RNG.integers(0, 256, (33, 50, 3), np.uint8)
 MASK: NDArray[np.bool_] = RNG.random((33, 50)) > 0.6
 
 
-def _file(array: NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
+def encoded(array: NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
     """Encoded by Pillow, so that our own encoder does not vouch for our decoder."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, kind, **options)
@@ -40,7 +40,7 @@ def test_png_of_colour_grey_and_bool_comes_back_bit_for_bit() -> None:
 def test_colours_are_red_green_blue_in_this_order() -> None:
     red = np.zeros((16, 16, 3), np.uint8)
     red[..., 0] = 255
-    for data in (_file(red), encode_png(red), _file(red, "JPEG", quality=95), encode_jpeg(red)):
+    for data in (encoded(red), encode_png(red), encoded(red, "JPEG", quality=95), encode_jpeg(red)):
         assert np.allclose(decode_image(data).reshape(-1, 3).mean(0), (254, 0, 0), atol=2)
 
 
@@ -52,17 +52,17 @@ def test_jpeg_is_close_to_what_it_encodes() -> None:
 def test_exif_orientation_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
-    assert decode_image(_file(PICTURE, "JPEG", exif=exif)).shape == PICTURE.shape
+    assert decode_image(encoded(PICTURE, "JPEG", exif=exif)).shape == PICTURE.shape
 
 
 def test_check_image_gives_height_and_width() -> None:
-    assert check_image(_file(PICTURE), "a.png") == (33, 50)
-    assert check_image(_file(PICTURE, "JPEG"), "a.jpg") == (33, 50)
+    assert check_image(encoded(PICTURE), "a.png") == (33, 50)
+    assert check_image(encoded(PICTURE, "JPEG"), "a.jpg") == (33, 50)
 
 
 @pytest.mark.parametrize(
     "data",
-    [_file(PICTURE, "JPEG"), _file(PICTURE, "JPEG", progressive=True), _file(PICTURE), _file(MASK)],
+    [encoded(PICTURE, "JPEG"), encoded(PICTURE, "JPEG", progressive=True), encoded(PICTURE), encoded(MASK)],
     ids=["jpeg", "progressive jpeg", "png", "bilevel png"],
 )
 def test_a_picture_cut_at_any_byte_is_refused_by_name(data: bytes) -> None:
@@ -74,8 +74,8 @@ def test_a_picture_cut_at_any_byte_is_refused_by_name(data: bytes) -> None:
 
 
 def test_bytes_after_the_end_of_a_picture_do_no_harm() -> None:
-    assert check_image(_file(PICTURE, "JPEG") + bytes(100), "a.jpg") == (33, 50)
-    assert check_image(_file(PICTURE) + bytes(9000), "a.png") == (33, 50)
+    assert check_image(encoded(PICTURE, "JPEG") + bytes(100), "a.jpg") == (33, 50)
+    assert check_image(encoded(PICTURE) + bytes(9000), "a.png") == (33, 50)
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture"])
@@ -93,21 +93,21 @@ def _palette() -> bytes:
     return buffer.getvalue()
 
 
-_GREY: NDArray[np.uint8] = MASK.astype(np.uint8) * np.uint8(255)
+GREY: NDArray[np.uint8] = MASK.astype(np.uint8) * np.uint8(255)
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        _file(_GREY),
-        _file(MASK),
-        _file(MASK.astype(np.uint8)),
-        _file(np.dstack([_GREY, np.full_like(_GREY, 255)])),
-        _file(np.dstack([_GREY, np.zeros_like(_GREY)])),
-        _file(np.dstack([_GREY] * 3)),
-        _file(np.dstack([_GREY, _GREY, _GREY, np.full_like(_GREY, 255)])),
-        _file(np.dstack([_GREY // 2, 0 * _GREY, 0 * _GREY])),
-        _file(_GREY.astype(np.uint16) * 257),
+        encoded(GREY),
+        encoded(MASK),
+        encoded(MASK.astype(np.uint8)),
+        encoded(np.dstack([GREY, np.full_like(GREY, 255)])),
+        encoded(np.dstack([GREY, np.zeros_like(GREY)])),
+        encoded(np.dstack([GREY] * 3)),
+        encoded(np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)])),
+        encoded(np.dstack([GREY // 2, 0 * GREY, 0 * GREY])),
+        encoded(GREY.astype(np.uint16) * 257),
         _palette(),
     ],
     ids=["grey", "bilevel", "0 and 1", "alpha", "clear alpha", "rgb", "rgba", "dark red", "16 bit", "palette"],
@@ -120,7 +120,7 @@ def test_the_object_is_the_same_however_the_annotation_is_stored(data: bytes) ->
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
 def test_an_empty_annotation_has_no_object(shape: tuple[int, ...]) -> None:
-    assert not decode_annotation(_file(np.zeros(shape, np.uint8))).any()
+    assert not decode_annotation(encoded(np.zeros(shape, np.uint8))).any()
 
 
 def test_every_object_of_a_palette_or_colour_annotation_counts() -> None:
@@ -128,7 +128,7 @@ def test_every_object_of_a_palette_or_colour_annotation_counts() -> None:
     colours[0, 1], colours[1, 2] = (128, 0, 0), (0, 0, 64)
     expected = np.zeros((2, 4), bool)
     expected[0, 1] = expected[1, 2] = True
-    assert np.array_equal(decode_annotation(_file(colours)), expected)
+    assert np.array_equal(decode_annotation(encoded(colours)), expected)
     indices = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
     indices.putpalette([0, 0, 0] * 256)
     buffer = io.BytesIO()
@@ -137,7 +137,7 @@ def test_every_object_of_a_palette_or_colour_annotation_counts() -> None:
 
 
 def test_grey_edges_are_cut_at_half_of_the_largest_value() -> None:
-    assert np.array_equal(decode_annotation(_file(np.array([[0, 99, 100, 101, 200]], np.uint8))), [[0, 0, 0, 1, 1]])
+    assert np.array_equal(decode_annotation(encoded(np.array([[0, 99, 100, 101, 200]], np.uint8))), [[0, 0, 0, 1, 1]])
 
 
 @pytest.mark.skipif(SHARED_DATA is None, reason="needs the real ground truth")
