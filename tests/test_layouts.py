@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 
 from rtnet.data.clip import write_clip
-from rtnet.data.layouts import davis16
+from rtnet.data.layouts import Sequence, read_layout
 from rtnet.errors import UserError
 from tests.conftest import SHARED_DATA
+
+
+def davis16(root: Path, sequences: list[str] | None = None) -> list[Sequence]:
+    return read_layout("davis16", root, "davis16", sequences=sequences)
 
 
 def _folder(root: Path, frames: dict[str, list[str]], split: str = "train") -> Path:
@@ -118,11 +122,11 @@ def test_missing_lists_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folder", "file"), [("JPEGImages", "1.jpg"), ("Annotations", "1.png")])
-def test_a_listed_file_that_is_missing_is_named_with_its_line(tmp_path: Path, folder: str, file: str) -> None:
+def test_a_listed_file_that_is_missing_is_its_sequences_fault(tmp_path: Path, folder: str, file: str) -> None:
     root = _folder(tmp_path, {"bear": ["0", "1"]})
     (root / folder / "480p" / "bear" / file).unlink()
-    with pytest.raises(UserError, match=rf"{folder}/480p/bear/{file}: .* missing, though line 2"):
-        davis16(root)
+    (sequence,) = davis16(root)
+    assert f"{folder}/480p/bear/{file}: " in sequence.fault and "missing" in sequence.fault
 
 
 def test_a_line_with_one_path_is_refused_with_its_number(tmp_path: Path) -> None:
@@ -134,9 +138,10 @@ def test_a_line_with_one_path_is_refused_with_its_number(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("stems", [["0", "1", "0"], ["1", "00001"], ["a", "b", "a"]])
-def test_a_frame_listed_twice_is_refused(tmp_path: Path, stems: list[str]) -> None:
-    with pytest.raises(UserError, match="'bear' lists this frame twice"):
-        davis16(_folder(tmp_path, {"bear": stems}))
+def test_a_frame_listed_twice_is_a_fault(tmp_path: Path, stems: list[str]) -> None:
+    (sequence,) = davis16(_folder(tmp_path, {"bear": stems}))
+    assert not sequence.frames
+    assert f"frame {stems[-1]!r} is there twice" in sequence.fault
 
 
 def test_a_sequence_in_both_splits_is_refused(tmp_path: Path) -> None:
@@ -148,6 +153,92 @@ def test_a_sequence_in_both_splits_is_refused(tmp_path: Path) -> None:
 def test_errors_are_one_line(tmp_path: Path) -> None:
     write_clip(tmp_path, frames=2)
     (tmp_path / "Annotations" / "480p" / "paper_boat" / "00001.png").unlink()
-    with pytest.raises(UserError) as error:
-        davis16(tmp_path)
-    assert "\n" not in str(error.value)
+    (fault,) = [sequence.fault for sequence in davis16(tmp_path) if sequence.fault]
+    assert "00001.png" in fault and "\n" not in fault
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Make empty files below root, and their folders."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def annotated(sequence: Sequence) -> dict[str, str | None]:
+    """Frame name -> its annotation's file name."""
+    assert not sequence.fault
+    return {frame.name: frame.annotation.name if frame.annotation else None for frame in sequence.frames}
+
+
+def test_a_sequence_with_a_fault_does_not_keep_the_others_from_being_used(tmp_path: Path) -> None:
+    root = _folder(tmp_path, {"bear": ["0", "1"], "dog": ["0"]})
+    (root / "JPEGImages/480p/bear/1.jpg").unlink()
+    bear, dog = davis16(root)
+    assert (bear.name, bear.frames, len(dog.frames), dog.fault) == ("bear", (), 1, "")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_only_the_split_asked_for_is_given(davis480: Path, split: str) -> None:
+    expected = [sequence for sequence in davis16(davis480) if sequence.split == split]
+    assert read_layout("davis16", davis480, "davis16", split) == expected
+
+
+def test_a_split_that_is_none_or_has_no_list_is_refused(tmp_path: Path) -> None:
+    root = _folder(tmp_path, {"bear": ["0"]})
+    with pytest.raises(UserError, match="no split 'test': one of train, val"):
+        read_layout("davis16", root, "x", "test")
+    with pytest.raises(UserError, match=r"val\.txt: missing"):
+        read_layout("davis16", root, "x", "val")
+
+
+def test_of_many_names_the_first_twenty_are_said(tmp_path: Path) -> None:
+    root = _folder(tmp_path, {f"s{number:02d}": ["0"] for number in range(23)})
+    with pytest.raises(UserError, match=r"s18, s19 and 3 more$"):
+        davis16(root, ["wolf"])
+
+
+def _davis17(root: Path, **lists: str) -> Path:
+    (root / "ImageSets" / "2017").mkdir(parents=True)
+    for name, text in lists.items():
+        (root / "ImageSets" / "2017" / f"{name.replace('_', '-')}.txt").write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("annotations", ["Annotations", "Annotations_unsupervised"])
+@pytest.mark.parametrize("size", ["480p", "Full-Resolution"])
+def test_davis17_takes_what_it_finds_of_two_sizes_and_two_kinds_of_annotation(
+    tmp_path: Path, annotations: str, size: str
+) -> None:
+    root = _davis17(tmp_path, train="dogs-jump\n\n", val="lab-coat\n")
+    for name in ("dogs-jump", "lab-coat"):
+        touch(root, f"JPEGImages/{size}/{name}/00000.jpg", f"{annotations}/{size}/{name}/00000.png")
+    train, val = read_layout("davis17", root, "d17")
+    assert [(x.dataset, x.split, x.name, x.void) for x in (train, val)] == [
+        ("d17", "train", "dogs-jump", 255),
+        ("d17", "val", "lab-coat", 255),
+    ]
+    assert val.frames[0].annotation == root / annotations / size / "lab-coat" / "00000.png"
+    assert read_layout("davis17", root, "d17", "val") == [val]
+
+
+def test_davis17_frames_must_be_annotated_but_in_a_test_split(tmp_path: Path) -> None:
+    root = _davis17(tmp_path, val="a\nb\nc\n", test_dev="t\nu\n")
+    for name in "abtu":
+        touch(root, f"JPEGImages/480p/{name}/00000.jpg", f"JPEGImages/480p/{name}/00001.jpg")
+    touch(root, "Annotations/480p/a/00000.png", "Annotations/480p/t/00000.png")
+    a, b, c, t, u = read_layout("davis17", root, "x")
+    assert "a/00001.png: annotation missing" in a.fault
+    assert "Annotations/480p/b: no such folder" in b.fault
+    assert "480p/c" in c.fault
+    assert annotated(t) == {"00000": "00000.png", "00001": None}
+    assert annotated(u) == {"00000": None, "00001": None}
+
+
+def test_davis17_lists_hold_names_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'a' is in both train\.txt and val\.txt"):
+        read_layout("davis17", touch(_davis17(tmp_path / "1", train="a\n", val="a"), "JPEGImages/480p/a/0.jpg"), "x")
+    with pytest.raises(UserError, match=r"'a' is twice in train\.txt"):
+        read_layout("davis17", touch(_davis17(tmp_path / "2", train="a\na"), "JPEGImages/480p/a/0.jpg"), "x")
+    with pytest.raises(UserError, match=r"train\.txt: line 2 is not a sequence's name"):
+        read_layout("davis17", touch(_davis17(tmp_path / "3", train="a\n/b/c.jpg"), "JPEGImages/480p/a/0.jpg"), "x")
