@@ -21,29 +21,74 @@ class Section(BaseModel):
 
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=32, le=4096)]
+DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Flow(Section):
+    """Which optical flow `prepare` computes on the flipped frames, or imports."""
+
+    estimator: Literal["dis", "raft_large", "raft_small", "files"] = "dis"
+    preset: Literal["ultrafast", "fast", "medium"] = "medium"
+    """Speed against accuracy of DIS."""
+    weights: str | None = None
+    """RAFT's weights: a file, a URL, or torchvision's name for those it downloads; null is torchvision's default."""
+    updates: Count = 12
+    """RAFT's refinements of each flow."""
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    """RAFT's."""
+    batch: Count = 4
+    """Pairs of neighbouring frames that RAFT takes at once."""
+    height: Side | None = None
+    """Rows at which flow is estimated and stored; null keeps the frames' own, which are never enlarged."""
+    forward: str | None = None
+    """For `files`: where the flow from each frame to the next lies, .flo or picture, as a path with {sequence}, {frame}
+    (the name of the frame at which the flow starts), {neighbour} (of the frame it points to) and, where there are files
+    for the flipped views, {view}; without {view} only the view as it is is prepared."""
+    backward: str | None = None
+    """For `files`: likewise from each frame to the one before."""
+
+    @model_validator(mode="after")
+    def _files_have_patterns(self) -> "Flow":
+        given = self.forward is not None and self.backward is not None
+        if given != (self.estimator == "files") or (self.forward is None) != (self.backward is None):
+            raise ValueError("forward and backward are both given with estimator 'files', and with no other")
+        return self
+
+
+class Source(Section):
+    """A folder of videos or pictures, or a video file."""
+
+    layout: Literal["davis16", "davis17", "fbms59", "youtube_objects", "stills", "frames", "video"]
+    """How it is arranged: `rtnet.data.layouts` says each."""
+    path: str
+    split: str | None = None
+    """Takes only this of a layout's official splits; names the split of a layout without (null: train)."""
+    sequences: Annotated[list[str], Field(min_length=1)] | None = None
+    """Only these sequences; null takes all."""
+    annotations: str | None = None
+    """Folder of masks, where the layout has no place of its own for them."""
+    weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
+    """How often each of its views is drawn in an epoch of training, on average."""
+    flow: Flow | None = None
+    """Replaces the recipe's flow for this source."""
 
 
 class Data(Section):
     """What `prepare` reads and where the parquet dataset lies that it writes and all other verbs read."""
 
-    source: str
-    """Folder in DAVIS 2016's layout (JPEGImages, Annotations, ImageSets)."""
-    sequences: Annotated[list[str], Field(min_length=1)] | None = None
-    """Only these sequences; null takes all that the ImageSets name."""
+    sources: Annotated[dict[DatasetName, Source], Field(min_length=1)]
+    """Each under the name that it has in the dataset."""
     dataset: str
     """Folder or URI of the parquet dataset."""
 
 
-class Flow(Section):
-    """Which optical flow `prepare` computes on the flipped frames."""
+class Preparation(Section):
+    """How `prepare` works; nothing here changes what it makes."""
 
-    estimator: Literal["dis", "raft_large", "raft_small"] = "dis"
-    preset: Literal["ultrafast", "fast", "medium"] = "medium"
-    """Speed against accuracy of DIS; RAFT ignores it."""
-    weights: str | None = None
-    """RAFT's weights: a file, or torchvision's name for those it downloads; null is torchvision's default."""
-    height: Side | None = None
-    """Rows at which flow is estimated and stored; null keeps the frames' own, which are never enlarged."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """`skip` leaves sequences with a bad file out, and lists them at the end and in the provenance."""
+    gpus_per_actor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of one RAFT actor where the cluster has GPUs: of two on one GPU one computes while the other reads and writes."""
 
 
 class Model(Section):
@@ -173,6 +218,7 @@ class Experiment(Section):
     """Folder or URI of all that runs write."""
     data: Data
     flow: Flow = Flow()
+    prepare: Preparation = Preparation()
     model: Model = Model()
     training: Training
     validation: Validation = Validation()
@@ -236,10 +282,16 @@ def _clause(error: Any) -> str:
 
 
 def _known(location: tuple[int | str, ...]) -> str:
+    """The fields of the section at fault; a list's number or a dict's key on the way leads to what it holds."""
     section: Any = Experiment
     for part in location[:-1]:
-        annotation = section.model_fields[part].annotation if isinstance(part, str) else section
-        section = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
+        fields = getattr(section, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else section
+        while arguments := [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]:
+            annotation = arguments[-1]
+            if hasattr(annotation, "__metadata__"):
+                annotation = annotation.__origin__
+        section = annotation
     return f"known are {', '.join(section.model_fields)}"
 
 

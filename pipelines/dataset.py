@@ -1,30 +1,30 @@
-"""The parquet dataset: one row per view of a frame, in files of one sequence under one view.
+"""The parquet dataset: one row per view of a frame, read at random.
 
-    ROOT/parts/SPLIT/SEQUENCE/VIEW.parquet   rows in frame order, one row group each, so that a row is read alone
-    ROOT/provenance.json                     what made it: source, flow estimator, options, versions
-    ROOT/index.parquet                       one row per view and where it lies; written last: what it names is whole
+    ROOT/parts/DATASET/SPLIT/SEQUENCE/00016.parquet   some frames under all their views, one row group for each row
+    ROOT/provenance.json                              what made it: sources, flow, options, versions
+    ROOT/index.parquet                                one row per view and where its bytes lie; written last: what it
+                                                      names is whole
 
-`image` and `annotation` hold the original file's bytes, and `view` says how they are seen, so no flip is ever encoded.
-The flow pictures are those of the flipped frames, as PNG, and are not to be flipped again.
+`image` holds the original file's bytes and `view` says how they are seen, so no flip is ever encoded; `annotation`
+holds the primary object's mask, 0 and 255, to be seen likewise. The flow pictures are those of the flipped frames and
+are not to be flipped again. Pictures are stored plainly, so that the index can say at which byte of a file each begins:
+a row is read without a look at the file's own footer.
 """
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
-from pipelines.storage import open_storage, read_bytes, read_json, whole_file, write_whole
+from pipelines.storage import open_storage, read_bytes
 from rtnet.data.flips import flip
-from rtnet.data.images import decode_annotation, decode_image
+from rtnet.data.images import decode_image, decode_mask
 from rtnet.errors import UserError
 
 KEYS = [
@@ -37,6 +37,8 @@ KEYS = [
     ("height", pa.int32()),
     ("width", pa.int32()),
     ("annotated", pa.bool_()),
+    ("still", pa.bool_()),  # a single image: its neighbours in the sequence are not its neighbours in time
+    ("estimator", pa.string()),  # of its flow; empty where it has none
     ("digest", pa.string()),  # SHA-256 of the row's pictures
 ]
 PICTURES = [
@@ -45,11 +47,10 @@ PICTURES = [
     "forward_flow",  # null in the last frame
     "backward_flow",  # null in the first frame
 ]
-SCHEMA = pa.schema([*KEYS, *((name, pa.binary()) for name in PICTURES)])
-INDEX_SCHEMA = pa.schema([*KEYS, ("file", pa.string()), ("row_group", pa.int32())])
-
-
-_STAMP = b"rtnet.stamp"
+SIZES = [(f"{name}_size", pa.int32()) for name in PICTURES]  # bytes; null where there is no picture
+PLACES = [(f"{name}_start", pa.int64()) for name in PICTURES]  # the picture's first byte in the file
+SCHEMA = pa.schema([*KEYS, *SIZES, *((name, pa.binary()) for name in PICTURES)])
+INDEX_SCHEMA = pa.schema([*KEYS, ("file", pa.string()), *SIZES, *PLACES])
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,18 @@ class Dataset:
             raise UserError(f"{uri} is not a finished dataset (no index.parquet); run `rtnet prepare` first") from error
         self.digest = hashlib.sha256(data).hexdigest()
         try:
-            self.index = pq.read_table(io.BytesIO(data)).select(INDEX_SCHEMA.names)
+            self.index = pq.read_table(io.BytesIO(data)).select(INDEX_SCHEMA.names).combine_chunks()
         except (pa.ArrowInvalid, KeyError) as error:
             raise UserError(f"{uri}/index.parquet is damaged or not ours: delete it and run `rtnet prepare`") from error
+        self._columns: dict[str, np.ndarray] = {}
 
     def rows(self, split: str, views: Iterable[str] | None = None, annotated: bool = False) -> np.ndarray:
         """The numbers of a split's rows, int64 (n,), views of one sequence lying together in frame order."""
-        chosen = self._column("split") == split
+        chosen = self.column("split") == split
         if views is not None:
-            chosen &= np.isin(self._column("view"), list(views))
+            chosen &= np.isin(self.column("view"), list(views))
         if annotated:
-            chosen &= self._column("annotated")
+            chosen &= self.column("annotated")
         rows = np.flatnonzero(chosen)
         if not len(rows):
             splits = sorted(set(self.index["split"].to_pylist()))
@@ -92,113 +94,74 @@ class Dataset:
         return rows
 
     def groups(self, rows: np.ndarray) -> np.ndarray:
-        """For each row the number of its (dataset, sequence, view), int64 (n,)."""
-        files = self._column("file")[rows]
-        return np.cumsum(np.r_[0, files[1:] != files[:-1]])
+        """For each row the number of its (dataset, split, sequence, view), int64 (n,); every still has its own."""
+        begins = self.column("still")[rows][1:].copy()
+        for name in ("dataset", "split", "sequence", "view"):
+            values = self.column(name)[rows]
+            begins |= values[1:] != values[:-1]
+        return np.cumsum(np.r_[0, begins])
 
     def describe(self, row: int) -> dict[str, Any]:
         """The index's entry of one row."""
         return {name: self.index[name][row].as_py() for name in self.index.column_names}
 
     def read(self, row: int) -> View:
-        """One row, decoded; reads only its own row group."""
-        place = self.describe(row)
-        table = _parquet(self.uri, f"{self._root}/{place['file']}").read_row_group(place["row_group"], columns=PICTURES)
-        image, annotation, forward, backward = (column[0].as_py() for column in table.columns)
-        seen = flip(decode_image(image), place["view"])
+        """One row, decoded. Raises UserError where its file is missing or damaged."""
+        data = self.read_encoded(row)
+        where, view = f"{self.uri}/{self.column('file')[row]}, row {row}", str(self.column("view")[row])
+        image = flip(decode_image(data["image"] or b"", where), view)
+        annotation = data["annotation"]
         return View(
-            image=seen,
-            flow=_flow_pair(forward, backward, seen.shape),
-            annotation=None if annotation is None else flip(decode_annotation(annotation), place["view"]),
+            image=image,
+            flow=_flow_pair(data["forward_flow"], data["backward_flow"], image.shape, where),
+            annotation=None if annotation is None else flip(decode_mask(annotation, where), view),
         )
 
-    def _column(self, name: str) -> np.ndarray:
-        return np.asarray(self.index[name].to_numpy(zero_copy_only=False))
+    def read_encoded(self, row: int) -> dict[str, bytes | None]:
+        """One row's pictures by name of column, as they are stored; None where there is none."""
+        path = f"{self._root}/{self.column('file')[row]}"
+        sizes = {name: int(self.column(f"{name}_size")[row]) for name in PICTURES}
+        starts = {name: int(self.column(f"{name}_start")[row]) for name in PICTURES}
+        there = [name for name in PICTURES if sizes[name]]
+        first, end = starts[there[0]], starts[there[-1]] + sizes[there[-1]]
+        pictures = memoryview(self._read_span(path, first, end - first))
+        return {
+            name: pictures[starts[name] - first :][: sizes[name]] if sizes[name] else None  # type: ignore[misc]
+            for name in PICTURES
+        }
+
+    def _read_span(self, path: str, start: int, size: int) -> bytes:
+        for _ in range(2):
+            try:
+                span: bytes = _opened(self.uri, path).read_at(size, start)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise UserError(f"{path} can't be read ({str(error).splitlines()[0]}): {_AGAIN}") from error
+            if len(span) == size:
+                return span
+            _opened.cache_clear()  # the file may have been replaced since it was opened
+        raise UserError(f"{path} is cut short: {_AGAIN}")
+
+    def column(self, name: str) -> np.ndarray:
+        """One of the index's columns, (rows,); zeros where numbers are null."""
+        if name not in self._columns:
+            column = self.index[name]
+            if column.null_count:
+                column = column.fill_null(0)
+            self._columns[name] = np.asarray(column.to_numpy(zero_copy_only=False))
+        return self._columns[name]
 
 
-def part_file(split: str, sequence: str, view: str) -> str:
-    """Where one sequence's one view lies below the root. Any sequence name becomes one safe folder name."""
-    return f"parts/{quote(split, safe='')}/{quote(sequence, safe='').replace('.', '%2E')}/{view}.parquet"
-
-
-def write_part(system: fs.FileSystem, path: str, rows: Iterable[dict[str, Any]], stamp: str) -> None:
-    """Writes rows (SCHEMA's columns but `digest`) aside and moves them to `path` when all are there.
-
-    `stamp` says what the part is made of; `read_part` compares it.
-    """
-    schema = SCHEMA.with_metadata({_STAMP: stamp})
-    with (
-        whole_file(system, path) as stream,
-        pq.ParquetWriter(stream, schema, compression="none", use_dictionary=False, write_statistics=False) as writer,
-    ):
-        for row in rows:
-            writer.write_table(pa.Table.from_pylist([row | {"digest": _digest(row)}], schema=schema))
-
-
-def read_part(system: fs.FileSystem, root: str, file: str, stamp: str) -> list[dict[str, Any]] | None:
-    """The index entries of a part's rows; None where the part is missing, torn or made of something else."""
-    if system.get_file_info(f"{root}/{file}").type != fs.FileType.File:
-        return None
-    try:
-        with system.open_input_file(f"{root}/{file}") as opened, pq.ParquetFile(opened) as part:
-            if (part.schema_arrow.metadata or {}).get(_STAMP) != stamp.encode():
-                return None
-            rows = part.read(columns=[name for name, _ in KEYS]).to_pylist()
-    except pa.ArrowInvalid:  # torn
-        return None
-    return [row | {"file": file, "row_group": number} for number, row in enumerate(rows)]
-
-
-def write_provenance(system: fs.FileSystem, root: str, provenance: dict[str, Any]) -> None:
-    """Says what the dataset is to hold, before it does."""
-    write_whole(system, f"{root}/provenance.json", json.dumps(provenance, indent=2, sort_keys=True).encode())
-
-
-def write_index(system: fs.FileSystem, root: str, entries: list[dict[str, Any]], provenance: dict[str, Any]) -> None:
-    """Makes the dataset whole, as what the provenance says."""
-    schema = INDEX_SCHEMA.with_metadata({_STAMP: json.dumps(provenance, sort_keys=True)})
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(entries, schema=schema), sink)
-    write_whole(system, f"{root}/index.parquet", sink.getvalue())
-
-
-def is_whole(system: fs.FileSystem, root: str, provenance: dict[str, Any]) -> bool:
-    """Whether the index is there and was written for this provenance."""
-    if system.get_file_info(f"{root}/index.parquet").type != fs.FileType.File:
-        return False
-    try:
-        with system.open_input_file(f"{root}/index.parquet") as file:
-            metadata = pq.read_schema(file).metadata or {}
-    except pa.ArrowInvalid:
-        return False
-    return bool(metadata.get(_STAMP) == json.dumps(provenance, sort_keys=True).encode())
-
-
-def read_provenance(system: fs.FileSystem, root: str) -> dict[str, Any] | None:
-    """The provenance of the dataset at `root`, finished or not; None where there is none."""
-    if system.get_file_info(f"{root}/provenance.json").type != fs.FileType.File:
-        return None
-    return read_json(system, f"{root}/provenance.json")
-
-
-def _digest(row: dict[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name in PICTURES:
-        data = row[name]
-        digest.update(f"{name} {'-' if data is None else len(data)} ".encode())
-        digest.update(data or b"")
-    return digest.hexdigest()
+_AGAIN = "delete it and index.parquet, and run `rtnet prepare` again"
 
 
 @lru_cache(maxsize=256)
-def _parquet(uri: str, path: str) -> pq.ParquetFile:
+def _opened(uri: str, path: str) -> pa.NativeFile:
+    # No memory map: reading one whose file was cut short since would kill the process.
     system, _ = open_storage(uri)
-    if isinstance(system, fs.LocalFileSystem):
-        return pq.ParquetFile(path, memory_map=True)
-    return pq.ParquetFile(system.open_input_file(path))
+    return system.open_input_file(path)
 
 
-def _flow_pair(forward: bytes | None, backward: bytes | None, image_shape: tuple[int, ...]) -> np.ndarray:
-    pictures = [None if data is None else decode_image(data) for data in (forward, backward)]
+def _flow_pair(forward: bytes | None, backward: bytes | None, image_shape: tuple[int, ...], where: str) -> np.ndarray:
+    pictures = [None if data is None else decode_image(data, where) for data in (forward, backward)]
     shape = next((picture.shape for picture in pictures if picture is not None), image_shape)
     return np.concatenate([np.zeros(shape, np.uint8) if p is None else p for p in pictures], axis=2)

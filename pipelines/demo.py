@@ -27,9 +27,9 @@ def run_command(options: argparse.Namespace) -> None:
     default = "runs/demo" if options.davis is None else f"runs/demo-{Path(options.davis).resolve().name}"
     output = Path(options.output or default)
     source = _source(options.davis, output)
-    places = {"storage": output, "data.source": source, "data.dataset": output / "dataset"}
+    places = {"storage": output, "data.sources.davis16.path": source, "data.dataset": output / "dataset"}
     overrides = [f"{field}={json.dumps(str(place), ensure_ascii=False)}" for field, place in places.items()]
-    overrides.append(f"data.sequences={json.dumps(_few_sequences(source), ensure_ascii=False)}")
+    overrides.append(f"data.sources.davis16.sequences={json.dumps(_few_sequences(source), ensure_ascii=False)}")
     started = time.monotonic()
     for verb in ("prepare", "train"):
         _command("rtnet", verb, str(RECIPE), *overrides)
@@ -63,10 +63,10 @@ def _source(davis: str | None, output: Path) -> Path:
 
 def _few_sequences(source: Path) -> list[str]:
     """Four of a folder's sequences, two to train on and two to score: the known ones, else the longest."""
-    from rtnet.data.layouts import davis16
+    from rtnet.data.layouts import read_layout
 
     chosen: list[str] = []
-    found = davis16(source)
+    found = read_layout("davis16", source, "davis16")
     for split in ("train", "val"):
         known = [s for s in found if s.split == split]
         known.sort(key=lambda s: (s.name not in _KNOWN_SEQUENCES, -len(s.frames), s.name))

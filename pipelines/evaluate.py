@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
@@ -13,8 +12,9 @@ from pipelines.config import Experiment
 from pipelines.predictions import INDEX, Predictions
 from pipelines.scoring import Job, as_csv, as_text, score_sequence, table
 from pipelines.session import ray_session
+from pipelines.sources import read_sources
 from pipelines.storage import absolute, open_storage, write_whole
-from rtnet.data.layouts import Sequence, davis16
+from rtnet.data.layouts import Sequence
 from rtnet.errors import UserError
 from rtnet.metrics import scored
 
@@ -34,7 +34,7 @@ def run(experiment: Experiment) -> None:
     """Scores every sequence, prints the table, writes and logs it. Writes nothing where a mask is not as it must be."""
     sequences, folders = _sequences(experiment), _folders(experiment)
     for folder in filter(None, (folders.masks, folders.maps)):
-        _check_names(folder, sequences, experiment.data.sequences is not None)
+        _check_names(folder, sequences, any(source.sequences for source in experiment.data.sources.values()))
     tracking.reach_store(tracking.tracking_uri(experiment))
     print(f"scoring {folders.masks}; saliency on {folders.maps or 'the masks, as no maps lie beside them'}", flush=True)
     with ray_session():
@@ -85,17 +85,24 @@ def _score_all(experiment: Experiment, sequences: list[Sequence], folders: Folde
 
 
 def _sequences(experiment: Experiment) -> list[Sequence]:
-    source, split = experiment.data.source, experiment.evaluation.split
-    found = davis16(Path(source).expanduser().resolve(), experiment.data.sequences)
+    found, split = read_sources(experiment), experiment.evaluation.split
     wanted = [sequence for sequence in found if sequence.split == split]
     if not wanted:
         splits = ", ".join(sorted({sequence.split for sequence in found}))
-        raise UserError(f"{source}: no sequences in split '{split}'; there are some in {splits}: set evaluation.split")
+        raise UserError(f"data.sources: no sequences in split '{split}', but in {splits}: set evaluation.split")
+    names = [sequence.name for sequence in wanted]
     for sequence in wanted:
+        if sequence.fault:
+            raise UserError(sequence.fault)
+        if names.count(sequence.name) > 1:
+            raise UserError(
+                f"two sources have a sequence '{sequence.name}' in split '{split}', and its masks one folder: "
+                "leave one of the sources out"
+            )
         if not any(frame.annotation for frame in scored(sequence.frames)):
             raise UserError(
-                f"{source}: sequence '{sequence.name}' has no annotated frame between its first and its last, "
-                "which are not scored: leave it out of data.sequences"
+                f"{sequence.dataset}: sequence '{sequence.name}' has no annotated frame between its first and last, "
+                f"which are not scored: leave it out of data.sources.{sequence.dataset}.sequences"
             )
     return wanted
 

@@ -150,12 +150,24 @@ def _work(experiment: Experiment, dataset: Dataset) -> Work:
     groups = dataset.groups(rows)
     partners = rows[fixed_partners(groups, experiment.seed, experiment.training.reach)]
     names = dataset.index["sequence"].take(rows).to_pylist()
+    _refuse_one_name_for_two(dataset, rows)
     shown: set[int] = set()
     for group in np.unique(groups):
         places = np.flatnonzero(groups == group)
         count = min(experiment.prediction.overlays, len(places))
         shown |= {int(places[i]) for i in np.linspace(0, len(places) - 1, count + 2).round().astype(int)[1:-1]}
     return Work(rows, partners, names, frozenset(shown))
+
+
+def _refuse_one_name_for_two(dataset: Dataset, rows: np.ndarray) -> None:
+    """Maps lie in SEQUENCE/FRAME.png: two datasets' sequences of one name would overwrite one another."""
+    owner: dict[str, str] = {}
+    for name, of in zip(dataset.column("sequence")[rows], dataset.column("dataset")[rows], strict=True):
+        if owner.setdefault(name, of) != of:
+            raise UserError(
+                f"{dataset.uri}: both {owner[name]} and {of} have a sequence '{name}' in this split: "
+                "prepare them into two datasets"
+            )
 
 
 def _find_model(experiment: Experiment, scratch: Path) -> tuple[Path, dict[str, str]]:

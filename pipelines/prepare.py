@@ -1,170 +1,247 @@
-"""`rtnet prepare`: a folder of videos -> the parquet dataset, one Ray task for each sequence and view."""
+"""`rtnet prepare`: any sources -> the parquet dataset, on Ray Data: one task for each 16 frames.
+
+What is there already is kept, so the same command continues after any kill, and more sequences add only their own.
+"""
 
 import hashlib
 import json
 import time
+import warnings
+from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
-from pipelines import config, dataset
+from pipelines import dataset_writer
+from pipelines.config import Experiment
+from pipelines.dataset import INDEX_SCHEMA
+from pipelines.lock import sole_writer
+from pipelines.preparer import Part, make_part, parts_of, unpacked
 from pipelines.session import ray_session
+from pipelines.sources import flow_of, read_sources
 from pipelines.storage import absolute, open_storage
-from rtnet.data.flips import VIEWS, flip
-from rtnet.data.flow import FlowEstimator, dis, flow_picture, neighbour_flows, raft
-from rtnet.data.images import check_image, decode_image, encode_png
-from rtnet.data.layouts import Frame, Sequence, davis16
+from rtnet.data.flips import VIEWS
+from rtnet.data.flow_files import check_pattern
+from rtnet.data.layouts import Sequence
 from rtnet.errors import UserError
 
+_SECONDS_BETWEEN_LINES = 10.0
+_TRIES = 10  # more, of a part whose worker dies: a part that kills its worker must not run forever
+_CONTINUES = "what is finished stays; the same command continues"
 
-def run(experiment: config.Experiment) -> None:
+
+def run(experiment: Experiment) -> None:
     """Makes the dataset whole: does what is missing, and says so where nothing is."""
     target = absolute(experiment.data.dataset)
-    sequences = davis16(Path(experiment.data.source).expanduser().resolve(), experiment.data.sequences)
-    provenance = _provenance(experiment, sequences)
+    for flow in (experiment.flow, *(source.flow for source in experiment.data.sources.values())):
+        for pattern in (flow.forward, flow.backward) if flow else ():
+            if pattern is not None:
+                check_pattern(pattern)
+    sequences = read_sources(experiment)
+    faults = Faults(experiment.prepare.on_error == "skip")
+    parts = _parts(experiment, sequences, faults)
+    provenance = _provenance(experiment, parts)
+    made_as = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
     system, root = open_storage(target)
-    _refuse_other_options(target, dataset.read_provenance(system, root), provenance)
-    if dataset.is_whole(system, root, provenance):
+    before = dataset_writer.read_provenance(system, root)
+    _refuse_other_flow(target, before, provenance)
+    if dataset_writer.is_whole(system, root, made_as) and (faults.skip or not (before or {}).get("skipped")):
         print(f"{target} is whole already: nothing to do")
+        faults.report((before or {}).get("skipped", {}))
         return
-    tasks = [(sequence, view) for sequence in sequences for view in VIEWS]
-    frames = sum(len(sequence.frames) for sequence in sequences)
-    print(f"preparing {len(sequences)} sequences, {frames} frames in {len(VIEWS)} views -> {target}", flush=True)
-    dataset.write_provenance(system, root, provenance)
-    with ray_session():
-        entries = _all_parts(tasks, experiment.flow, target, provenance["parts"])
-    dataset.write_index(system, root, entries, provenance)
-    print(f"{target}: {len(entries)} rows, {_size(system, root) / 2**20:.1f} MiB", flush=True)
+    with sole_writer(system, root, target):
+        _remove_leftovers(system, root)
+        dataset_writer.write_provenance(system, root, provenance | {"skipped": faults.found})
+        _say_what(target, parts, before)
+        with ray_session():
+            made = _make(parts, target, experiment.prepare.gpus_per_actor, faults)
+        index = _in_order(parts, made, faults)
+        dataset_writer.write_provenance(system, root, provenance | {"skipped": faults.found})
+        dataset_writer.write_index(system, root, index, made_as)
+    faults.report(faults.found)
+    print(f"{target}: {index.num_rows} rows, {_size(index) / 2**20:.1f} MiB of pictures", flush=True)
 
 
-def _all_parts(
-    tasks: list[tuple[Sequence, str]], flow: config.Flow, target: str, stamps: dict[str, str]
-) -> list[dict[str, Any]]:
-    """The index entries of all parts in the order of `tasks`, after Ray Data has made those that are missing."""
+class Faults:
+    """Sequences that can't be used. The first one stops, unless they are to be skipped."""
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self.found: dict[str, str] = {}  # DATASET/SPLIT/SEQUENCE -> one line that says why
+
+    def add(self, sequence: Sequence, why: str) -> None:
+        if not self.skip:
+            raise UserError(f"{why} ({_CONTINUES}; prepare.on_error=skip leaves such sequences out)")
+        if _key(sequence) not in self.found:
+            self.found[_key(sequence)] = why
+            print(f"left out: {_key(sequence)}: {why}", flush=True)
+
+    def report(self, found: dict[str, str]) -> None:
+        if found:
+            print(f"{len(found)} sequences are left out (prepare.on_error=skip):")
+            for name, why in found.items():
+                print(f"  {name}: {why}", flush=True)
+
+
+def _parts(experiment: Experiment, sequences: list[Sequence], faults: Faults) -> list[Part]:
+    parts = []
+    for sequence in sequences:
+        try:
+            if sequence.fault:
+                raise UserError(sequence.fault)
+            new = parts_of(sequence, flow_of(experiment, sequence.dataset))
+        except UserError as error:
+            faults.add(sequence, str(error))
+        else:
+            parts += new
+    if not parts:
+        raise UserError(f"{experiment.data.dataset}: every sequence of the sources is bad: nothing to prepare")
+    return parts
+
+
+def _make(parts: list[Part], target: str, gpus_per_actor: float, faults: Faults) -> dict[int, pa.Table]:
+    """The index entries of each part by its number, after Ray Data has made those that are missing."""
+    import ray.data
+    from ray.exceptions import RayError
+
+    numbers = ray.data.from_items([{"number": n} for n in range(len(parts))], override_num_blocks=len(parts))
+    made: dict[int, pa.Table] = {}
+    progress = _Progress(parts)
+    try:
+        for result in _stream(numbers, parts, target, gpus_per_actor).iter_rows():
+            part = parts[result["number"]]
+            if result["error"]:
+                faults.add(part.sequence, result["error"])
+                continue
+            made[result["number"]] = unpacked(result["entries"])
+            progress.show(part, result["fresh"])
+    except RayError as error:
+        raise UserError(_what_died(error, [part for number, part in enumerate(parts) if number not in made])) from error
+    return made
+
+
+def _what_died(error: Exception, unmade: list[Part]) -> str:
+    from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+
+    if isinstance(error, OutOfMemoryError | WorkerCrashedError):
+        what = f"a worker was killed, or ran out of memory, {_TRIES + 1} times at one part"
+    else:
+        what = f"Ray was killed or lost ({type(error).__name__})"
+    return f"{what} while {_key(unmade[0].sequence)} was among what was prepared: {_CONTINUES}"
+
+
+def _stream(numbers: Any, parts: list[Part], target: str, gpus_per_actor: float) -> Any:
+    """On GPUs a pool of actors that hold RAFT, one at work while another reads and writes; else tasks."""
     import ray
     import ray.data
 
-    def make(task: dict[str, Any]) -> dict[str, Any]:
-        sequence, view = tasks[task["number"]]
-        return {"number": task["number"], **_make_part(sequence, view, flow, target, stamps)}
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if gpus and any(part.flow.estimator.startswith("raft") for part in parts):
 
-    parts = ray.data.from_items([{"number": n} for n in range(len(tasks))], override_num_blocks=len(tasks)).map(
-        make, num_cpus=1, num_gpus=1 if flow.estimator != "dis" and ray.cluster_resources().get("GPU") else 0
-    )
-    done: dict[int, list[dict[str, Any]]] = {}
-    fresh, started = 0, time.monotonic()
-    for part in parts.iter_rows():
-        if part["error"]:
-            raise UserError(f"{part['error']} (what is finished stays; the same command continues)")
-        done[part["number"]] = entries = json.loads(part["entries"])
-        fresh += len(entries) if part["fresh"] else 0
-        rate = fresh / (time.monotonic() - started)
-        sequence, view = tasks[part["number"]]
-        what = f"{len(entries)} frames" if part["fresh"] else "kept"
-        print(f"[{len(done)}/{len(tasks)}] {sequence.name} {view}: {what}, {rate:.1f} frames/s", flush=True)
-    return [entry for number in range(len(tasks)) for entry in done[number]]
+        class Preparer:
+            def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+                return item | make_part(parts[item["number"]], target, "cuda")
+
+        pool = ray.data.ActorPoolStrategy(size=max(1, min(int(gpus / gpus_per_actor), len(parts))))
+        tries = {"max_restarts": -1, "max_task_retries": _TRIES}
+        return numbers.map(Preparer, compute=pool, num_gpus=gpus_per_actor, **tries)
+    with warnings.catch_warnings():  # Ray 2.60 wants named parameters and has none for the number of retries
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return numbers.map(
+            lambda item: item | make_part(parts[item["number"]], target, "cpu"), num_cpus=1, max_retries=_TRIES
+        )
 
 
-def _make_part(sequence: Sequence, view: str, flow: config.Flow, target: str, stamps: dict[str, str]) -> dict[str, Any]:
-    """Runs in a Ray task. A user's mistake comes back as a value, so that no worker's traceback hides it."""
-    system, root = open_storage(target)
-    file = dataset.part_file(sequence.split, sequence.name, view)
-    try:
-        entries = dataset.read_part(system, root, file, stamps[file])
-        fresh = entries is None
-        if entries is None:
-            rows = _rows(sequence, view, flow)
-            dataset.write_part(system, f"{root}/{file}", rows, stamps[file])
-            entries = dataset.read_part(system, root, file, stamps[file])
-    except UserError as error:
-        return {"error": str(error), "entries": "", "fresh": False}
-    return {"error": "", "entries": json.dumps(entries), "fresh": fresh}
+def _in_order(parts: list[Part], made: dict[int, pa.Table], faults: Faults) -> pa.Table:
+    """The whole index: views of one sequence together in frame order, sequences as the sources give them."""
+    of_sequence: dict[str, list[pa.Table]] = {}
+    for number, part in enumerate(parts):
+        if _key(part.sequence) not in faults.found:
+            of_sequence.setdefault(_key(part.sequence), []).append(made[number])
+    if not of_sequence:
+        raise UserError("every sequence of the sources is bad: nothing was prepared")
+    tables = []
+    for entries in of_sequence.values():
+        whole = pa.concat_tables(entries)
+        tables += [whole.filter(pa.compute.equal(whole["view"], view)) for view in VIEWS]
+    return pa.concat_tables(tables, promote_options="none").cast(INDEX_SCHEMA).combine_chunks()
 
 
-def _rows(sequence: Sequence, view: str, flow: config.Flow) -> Iterator[dict[str, Any]]:
-    """One sequence's rows under one view, frame by frame; three frames are in memory at a time."""
-    encoded: list[dict[str, Any]] = []
+class _Progress:
+    """A line for each finished sequence, and one at least every ten seconds."""
 
-    def seen() -> Iterator[Any]:
-        for frame in sequence.frames:
-            encoded.append(_encoded(frame))
-            yield flip(decode_image(encoded[-1]["image"], str(frame.image)), view)
+    def __init__(self, parts: list[Part]) -> None:
+        self._left = Counter(_key(part.sequence) for part in parts)
+        self._total = sum(part.stop - part.start for part in parts)
+        self._done = self._fresh = 0
+        self._started = self._shown = time.monotonic()
 
-    keys = {"dataset": sequence.dataset, "split": sequence.split, "sequence": sequence.name, "view": view}
-    for picture, forward, backward in neighbour_flows(seen(), estimator(flow).estimate, flow.height):
-        yield {
-            **keys,
-            **encoded.pop(0),
-            "height": picture.shape[0],
-            "width": picture.shape[1],
-            "forward_flow": None if forward is None else encode_png(flow_picture(forward)),
-            "backward_flow": None if backward is None else encode_png(flow_picture(backward)),
+    def show(self, part: Part, fresh: bool) -> None:
+        name, now = _key(part.sequence), time.monotonic()
+        self._left[name] -= 1
+        self._done += part.stop - part.start
+        self._fresh += (part.stop - part.start) if fresh else 0
+        if self._left[name] and now - self._shown < _SECONDS_BETWEEN_LINES:
+            return
+        self._shown = now
+        rate = self._fresh / (now - self._started)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
+        state = "under way" if self._left[name] else "whole"
+        print(f"[{self._done}/{self._total}] {name} is {state}: {rate:.1f} frames/s{left}", flush=True)
+
+
+def _provenance(experiment: Experiment, parts: list[Part]) -> dict[str, Any]:
+    """What makes this dataset what it is. What is only about how the work is done stays out."""
+    sources = {}
+    for name, source in experiment.data.sources.items():
+        made = sorted({part.estimator for part in parts if part.sequence.dataset == name} - {""})
+        sources[name] = {
+            "layout": source.layout,
+            "path": absolute(source.path),
+            "flow": flow_of(experiment, name).model_dump(mode="json"),
+            "estimator": made[0] if made else "",
         }
-
-
-def _encoded(frame: Frame) -> dict[str, Any]:
-    image = frame.image.read_bytes()
-    size = check_image(image, str(frame.image))
-    annotation = None if frame.annotation is None else frame.annotation.read_bytes()
-    if annotation is not None and (other := check_image(annotation, str(frame.annotation))) != size:
-        raise UserError(
-            f"{frame.annotation}: the annotation has {other[1]} x {other[0]} pixels, its image {size[1]} x {size[0]}"
-        )
+    packages = ("opencv-python-headless", "torchvision", "pyarrow")
     return {
-        "frame": frame.number,
-        "name": frame.name,
-        "annotated": annotation is not None,
-        "image": image,
-        "annotation": annotation,
-    }
-
-
-@cache
-def estimator(flow: config.Flow) -> FlowEstimator:
-    """The recipe's flow estimator, loaded once per process."""
-    if flow.estimator == "dis":
-        return dis(flow.preset)
-    import torch
-
-    size = "large" if flow.estimator == "raft_large" else "small"
-    return raft(size, flow.weights, "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _provenance(experiment: config.Experiment, sequences: list[Sequence]) -> dict[str, Any]:
-    """What makes this dataset what it is."""
-    flow = estimator(experiment.flow)
-    options = {"estimator": flow.name, "digest": flow.digest, "height": experiment.flow.height}
-    return {
-        "source": absolute(experiment.data.source),
-        "flow": options,
+        "sources": sources,
         "views": list(VIEWS),
-        "versions": {name: version(name) for name in ("opencv-python-headless", "torchvision", "pyarrow")},
-        "parts": {
-            dataset.part_file(sequence.split, sequence.name, view): _stamp(sequence, options)
-            for sequence in sequences
-            for view in VIEWS
-        },
+        "versions": {name: version(name) for name in packages},
+        "parts": {part.file: part.stamp for part in parts},
     }
 
 
-def _stamp(sequence: Sequence, options: dict[str, Any]) -> str:
-    """Changes with the options and with the names, sizes and times of the source's files."""
-    files = [file for frame in sequence.frames for file in (frame.image, frame.annotation) if file is not None]
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([options, facts]).encode()).hexdigest()
+def _refuse_other_flow(target: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    for name, source in now["sources"].items():
+        known = (before or {}).get("sources", {}).get(name, source)
+        if known["estimator"] and source["estimator"] and known["estimator"] != source["estimator"]:
+            raise UserError(
+                f"{target} holds {name} with flow of {known['estimator']}, now it is {source['estimator']}: "
+                "give another data.dataset, or delete that one"
+            )
 
 
-def _refuse_other_options(target: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    if before is not None and before["flow"] != now["flow"]:
-        raise UserError(
-            f"{target} was made with flow {before['flow']}, now asked for with {now['flow']}: "
-            "give another data.dataset, or delete that one"
-        )
+def _say_what(target: str, parts: list[Part], before: dict[str, Any] | None) -> None:
+    frames = sum(part.stop - part.start for part in parts)
+    sequences = len({_key(part.sequence) for part in parts})
+    print(f"preparing {sequences} sequences, {frames} frames in {len(VIEWS)} views -> {target}", flush=True)
+    if gone := (before or {}).get("parts", {}).keys() - {part.file for part in parts}:
+        print(f"{len(gone)} parts that it held are not of these sources: they leave the index, their files stay")
 
 
-def _size(system: fs.FileSystem, root: str) -> int:
-    return sum(info.size or 0 for info in system.get_file_info(fs.FileSelector(root, recursive=True)))
+def _remove_leftovers(system: fs.FileSystem, root: str) -> None:
+    """What a killed preparer was writing."""
+    for info in system.get_file_info(fs.FileSelector(f"{root}/parts", recursive=True, allow_not_found=True)):
+        if info.path.endswith(".part"):
+            system.delete_file(info.path)
+
+
+def _key(sequence: Sequence) -> str:
+    return f"{sequence.dataset}/{sequence.split}/{sequence.name}"
+
+
+def _size(index: pa.Table) -> int:
+    sizes: Iterator[int] = (pa.compute.sum(index[n]).as_py() or 0 for n in index.column_names if n.endswith("_size"))
+    return sum(sizes)

@@ -91,7 +91,9 @@ def _score(job: Job) -> dict[str, Any]:
         if frame.annotation is None:
             continue
         file = f"{job.sequence.name}/{frame.name}.png"
-        annotation = decode_annotation(frame.annotation.read_bytes(), str(frame.annotation))
+        annotation = decode_annotation(
+            frame.annotation.read_bytes(), str(frame.annotation), job.sequence.void, job.sequence.background
+        )
         levels = _levels(job.masks, file, annotation.shape)
         mask = levels / 255 > job.threshold
         saliency.add(mask if job.maps is None else _levels(job.maps, file, annotation.shape), annotation)

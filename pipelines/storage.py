@@ -1,8 +1,9 @@
 """Paths and URIs: one way to open whatever pyarrow or fsspec can open."""
 
 import json
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,42 @@ def absolute(uri: str) -> str:
 
 @contextmanager
 def whole_file(system: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
-    """A stream written aside and moved when the block ends well: who finds `path` finds all of it."""
-    aside = f"{path}.part"
-    try:
+    """A stream written aside and moved when the block ends well: who finds `path` finds all of it.
+
+    Raises UserError where the place can't be written or is full.
+    """
+    aside = f"{path}.{os.getpid()}.part"
+    with _writing(path):
         system.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        opened = system.open_output_stream(aside)
-    except OSError as error:
-        raise UserError(f"{path} can't be written ({str(error).splitlines()[0]}): choose another place") from error
-    with opened as stream:
-        yield stream
-    system.move(aside, path)
+        try:
+            with system.open_output_stream(aside) as stream:
+                yield stream
+            system.move(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                system.delete_file(aside)
+            raise
 
 
 def write_whole(system: fs.FileSystem, path: str, data: bytes) -> None:
-    """Writes `data` aside, then moves it to `path`."""
-    with whole_file(system, path) as stream:
-        stream.write(data)
+    """Writes `data`, all or nothing. Object stores can't move, and show nothing before all of it is there."""
+    if isinstance(system, fs.LocalFileSystem):
+        with whole_file(system, path) as stream:
+            stream.write(data)
+        return
+    with _writing(path):
+        system.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        with system.open_output_stream(path) as stream:
+            stream.write(data)
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise UserError(f"{path} can't be written ({reason}): make room, or choose another place") from error
 
 
 def read_json(system: fs.FileSystem, path: str) -> dict[str, Any]:

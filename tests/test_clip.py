@@ -8,19 +8,19 @@ import pytest
 from rtnet.data.clip import SEQUENCES, write_clip
 from rtnet.data.flow import dis
 from rtnet.data.images import check_image, decode_annotation, decode_image
-from rtnet.data.layouts import Sequence, davis16
+from rtnet.data.layouts import Sequence, read_layout
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> list[Sequence]:
     root = tmp_path_factory.mktemp("clip")
     write_clip(root)
-    return davis16(root)
+    return read_layout("davis16", root, "davis16")
 
 
 def test_the_clip_has_the_sequences_and_sizes_asked_for(tmp_path: Path) -> None:
     write_clip(tmp_path, {"train": ["a b"], "val": ["c", "d"]}, frames=3, height=50, width=70)
-    sequences = davis16(tmp_path)
+    sequences = read_layout("davis16", tmp_path, "davis16")
     assert [(one.split, one.name, len(one.frames)) for one in sequences] == [
         ("train", "a b", 3),
         ("val", "c", 3),
@@ -52,7 +52,7 @@ def test_writing_it_twice_gives_the_same_bytes_and_another_seed_others(tmp_path:
 def test_a_sequence_does_not_depend_on_the_others(tmp_path: Path, clip: list[Sequence]) -> None:
     name = SEQUENCES["val"][0]
     write_clip(tmp_path, {"val": [name]})
-    (alone,) = davis16(tmp_path)
+    (alone,) = read_layout("davis16", tmp_path, "davis16")
     (together,) = (sequence for sequence in clip if sequence.name == name)
     assert [one.image.read_bytes() for one in alone.frames] == [one.image.read_bytes() for one in together.frames]
 
@@ -70,7 +70,7 @@ def test_object_and_background_move_differently_in_every_frame_and_dis_sees_it(c
 
 def test_the_object_stays_within_the_frame_however_long_the_clip(tmp_path: Path) -> None:
     write_clip(tmp_path, {"val": ["x", "y"]}, frames=90)
-    for sequence in davis16(tmp_path):
+    for sequence in read_layout("davis16", tmp_path, "davis16"):
         for frame in sequence.frames:
             assert frame.annotation is not None
             mask = decode_annotation(frame.annotation.read_bytes())

@@ -10,7 +10,7 @@ from rtnet.schedule import Phase, phase_of, rate_of
 
 MINIMAL = """
 name: tiny
-data: {source: davis, dataset: ds}
+data: {sources: {davis: {layout: davis16, path: davis}}, dataset: ds}
 training:
   phases: [{last_epoch: 2, rate: 1e-3}]
 """
@@ -29,9 +29,11 @@ def test_a_number_in_scientific_notation_is_a_number(recipe: Path) -> None:
 
 
 def test_an_override_replaces_one_value_and_leaves_the_rest(recipe: Path) -> None:
-    experiment = load_experiment(recipe, ["training.heights=[64, 96]", "data.sequences=[a b, ünder_score]"])
+    experiment = load_experiment(
+        recipe, ["training.heights=[64, 96]", "data.sources.davis.sequences=[a b, ünder_score]"]
+    )
     assert experiment.training.heights == [64, 96]
-    assert experiment.data.sequences == ["a b", "ünder_score"]
+    assert experiment.data.sources["davis"].sequences == ["a b", "ünder_score"]
     assert experiment.training.batch_size == 1
 
 
@@ -49,7 +51,7 @@ def test_an_override_replaces_one_value_and_leaves_the_rest(recipe: Path) -> Non
         ("name.first=a", ["name", "not a section"]),
         ("training.momentum", ["section.field=value"]),
         ("data=3", ["data"]),
-        ("data.sequences=[]", ["data.sequences"]),
+        ("data.sources.davis.sequences=[]", ["data.sources.davis.sequences"]),
         ("storage=2026-13-45", ["storage=2026-13-45"]),
         ("training.aspect=.inf", ["training.aspect"]),
         ("tracking.model=a/b", ["tracking.model"]),

@@ -18,7 +18,7 @@ from pipelines.config import Experiment, validate
 from pipelines.scoring import Job, score_sequence
 from pipelines.session import ray_session
 from rtnet.data.clip import write_clip
-from rtnet.data.layouts import davis16
+from rtnet.data.layouts import read_layout
 from rtnet.errors import UserError
 from rtnet.metrics import SaliencyMeasures, contour_accuracy, region_similarity
 
@@ -31,7 +31,10 @@ def _experiment(root: Path, sequences: list[str] | None = None, split: str = "va
     sections = {
         "name": "toy",
         "storage": str(root / "runs"),
-        "data": {"source": str(root / "clip"), "dataset": "none", "sequences": sequences},
+        "data": {
+            "sources": {"clip": {"layout": "davis16", "path": str(root / "clip"), "sequences": sequences}},
+            "dataset": "none",
+        },
         "training": {"phases": [{"last_epoch": 1, "rate": 0.1}]},
         "evaluation": {"split": split, **evaluation},
     }
@@ -77,7 +80,7 @@ def session() -> Iterator[None]:
 
 
 def _job(root: Path, maps: bool = True) -> Job:
-    (sequence,) = davis16(root / "clip", ["turn"])
+    (sequence,) = read_layout("davis16", root / "clip", "davis16", None, ["turn"])
     predictions = root / "predictions"
     return Job(sequence, str(predictions / "masks"), str(predictions / "maps") if maps else None, 0.5)
 
@@ -186,7 +189,7 @@ def test_a_missing_map_beside_whole_masks_is_named(root: Path) -> None:
 
 
 def test_masks_of_sequences_that_the_recipe_leaves_out_do_no_harm(root: Path) -> None:
-    sequences = davis16(root / "clip", ["turn"])
+    sequences = read_layout("davis16", root / "clip", "davis16", None, ["turn"])
     evaluate._check_names(str(root / "predictions" / "masks"), sequences, chosen=True)
     with pytest.raises(UserError, match="drift"):
         evaluate._check_names(str(root / "predictions" / "masks"), sequences, chosen=False)
@@ -194,7 +197,11 @@ def test_masks_of_sequences_that_the_recipe_leaves_out_do_no_harm(root: Path) ->
 
 def test_files_that_the_system_hides_are_no_masks(root: Path) -> None:
     (root / "predictions" / "masks" / "turn" / ".DS_Store").write_bytes(b"")
-    evaluate._check_names(str(root / "predictions" / "masks"), davis16(root / "clip", SEQUENCES), chosen=False)
+    evaluate._check_names(
+        str(root / "predictions" / "masks"),
+        read_layout("davis16", root / "clip", "davis16", None, SEQUENCES),
+        chosen=False,
+    )
 
 
 def test_what_is_not_there_to_be_scored_is_named(root: Path) -> None:

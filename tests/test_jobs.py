@@ -19,7 +19,7 @@ DASHBOARD = 28265
 ADDRESS = ["--address", f"http://127.0.0.1:{DASHBOARD}"]
 RECIPE = """
 name: job
-data: {{source: {root}/clip, dataset: {root}/dataset}}
+data: {{sources: {{clip: {{layout: davis16, path: {root}/clip}}}}, dataset: {root}/dataset}}
 flow: {{preset: ultrafast}}
 model: {{backbone: resnet18}}
 training: {{phases: [{{last_epoch: 1, rate: 1e-3}}], heights: [32], steps_per_epoch: 1}}

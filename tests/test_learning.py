@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from rtnet.config import RTNetConfig
-from rtnet.data.flow import dis, flow_picture, neighbour_flows
+from rtnet.data.flow import dis, neighbour_flows
+from rtnet.data.flow_picture import flow_picture
 from rtnet.data.images import decode_annotation, decode_image
 from rtnet.data.inputs import network_input
-from rtnet.data.layouts import Sequence, davis16
+from rtnet.data.layouts import Sequence, read_layout
 from rtnet.data.pairs import epoch_pairs
 from rtnet.metrics import region_similarity
 from rtnet.model.rtnet import RTNet
@@ -34,7 +35,7 @@ def _views(sequence: Sequence, count: int) -> list[tuple[np.ndarray, np.ndarray,
 
 @pytest.mark.slow
 def test_sixty_steps_on_two_sequences_reach_a_region_similarity_of_080_on_their_own_frames(davis480: Path) -> None:
-    known = {sequence.name: sequence for sequence in davis16(davis480)}
+    known = {sequence.name: sequence for sequence in read_layout("davis16", davis480, "davis16")}
     names = ["car-shadow", "motocross-jump"] if "car-shadow" in known else list(known)[:2]
     parts = [_views(known[name], FRAMES) for name in names]
     views = [view for part in parts for view in part]

@@ -19,7 +19,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     sections = {
         "name": "toy",
         "storage": str(root),
-        "data": {"source": "a", "dataset": "b"},
+        "data": {"sources": {"a": {"layout": "davis16", "path": "a"}}, "dataset": "b"},
         "training": {"phases": [{"last_epoch": 1, "rate": 0.1}]},
     }
     run = tracking.start_run(validate(sections, "test"), "toy")

@@ -32,7 +32,10 @@ def _experiment(root: Path, **prediction: Any) -> Experiment:
     sections = {
         "name": "toy",
         "storage": str(root / "runs"),
-        "data": {"source": str(root / "clip"), "dataset": str(root / "dataset")},
+        "data": {
+            "sources": {"clip": {"layout": "davis16", "path": str(root / "clip")}},
+            "dataset": str(root / "dataset"),
+        },
         "flow": {"preset": "ultrafast"},
         "training": {"phases": [{"last_epoch": 1, "rate": 0.1}], "reach": 2},
         "prediction": {"height": 48, "batch_size": 2, **prediction},

@@ -20,7 +20,7 @@ def _experiment(storage: Path | str, **tracked: str) -> Experiment:
     sections = {
         "name": "toy",
         "storage": str(storage),
-        "data": {"source": "a", "dataset": "b", "sequences": ["dog", "cat"]},
+        "data": {"sources": {"a": {"layout": "davis16", "path": "a", "sequences": ["dog", "cat"]}}, "dataset": "b"},
         "training": {"phases": [{"last_epoch": 1, "rate": 0.1}]},
         "tracking": tracked,
     }
@@ -71,7 +71,7 @@ def test_parameters_are_the_experiments_fields_and_a_later_change_becomes_a_tag(
     run.log_params(first.model_copy(update={"seed": 7}))
     found = client.get_run(run.run_id).data
     assert found.params["seed"] == "0"
-    assert found.params["data.sequences"] == '["dog", "cat"]'
+    assert found.params["data.sources.a.sequences"] == '["dog", "cat"]'
     assert found.params["tracking.alias"] == "best"
     assert {key: value for key, value in found.tags.items() if key.startswith("changed.")} == {"changed.seed": "7"}
 

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RECIPE = """
 name: tiny
 seed: 3
-data: {{source: {clip}, dataset: {root}/dataset}}
+data: {{sources: {{clip: {{layout: davis16, path: {clip}}}}}, dataset: {root}/dataset}}
 flow: {{preset: ultrafast}}
 model: {{backbone: resnet18}}
 training:

@@ -18,10 +18,11 @@ import torch
 
 from rtnet.config import RTNetConfig
 from rtnet.data.clip import write_clip
-from rtnet.data.flow import dis, flow_picture, neighbour_flows
+from rtnet.data.flow import dis, neighbour_flows
+from rtnet.data.flow_picture import flow_picture
 from rtnet.data.images import decode_annotation, decode_image
 from rtnet.data.inputs import network_input
-from rtnet.data.layouts import Sequence, davis16
+from rtnet.data.layouts import Sequence, read_layout
 from rtnet.data.pairs import epoch_pairs, fixed_partners
 from rtnet.metrics import contour_accuracy, region_similarity
 from rtnet.model.rtnet import RTNet
@@ -116,10 +117,16 @@ def _print(sequences: list[list[View]], maps: dict[str, list[list[Map]]], second
 
 def _sequences(options: argparse.Namespace, size: tuple[int, int]) -> list[list[View]]:
     if options.davis is not None:
-        return [_views(x, options.frames, size) for x in davis16(options.davis)[: options.sequences]]
+        return [
+            _views(x, options.frames, size)
+            for x in read_layout("davis16", options.davis, "davis16")[: options.sequences]
+        ]
     with tempfile.TemporaryDirectory() as folder:
         write_clip(Path(folder))
-        return [_views(x, options.frames, size) for x in davis16(Path(folder))[: options.sequences]]
+        return [
+            _views(x, options.frames, size)
+            for x in read_layout("davis16", Path(folder), "davis16")[: options.sequences]
+        ]
 
 
 def _views(sequence: Sequence, count: int, size: tuple[int, int]) -> list[View]:

@@ -13,7 +13,7 @@ from rtnet.data.layouts.video import list_videos
 from rtnet.data.layouts.youtube_objects import list_youtube_objects
 from rtnet.errors import UserError
 
-__all__ = ["LAYOUTS", "Frame", "Sequence", "davis16", "read_layout"]
+__all__ = ["LAYOUTS", "Frame", "Sequence", "read_layout"]
 
 LAYOUTS: dict[str, Callable[[Source], Listing]] = {
     "davis16": list_davis16,
@@ -64,11 +64,6 @@ def read_layout(
     if not listing:
         raise UserError(f"{root}: no sequences")
     return [_filled(blank, fill) for blank, fill in _chosen(root, listing, sequences)]
-
-
-def davis16(root: Path, sequences: Iterable[str] | None = None) -> list[Sequence]:
-    """The sequences of a folder in DAVIS 2016's layout; see `read_layout`."""
-    return read_layout("davis16", root, "davis16", sequences=sequences)
 
 
 def _chosen(root: Path, listing: Listing, sequences: Iterable[str] | None) -> Listing:
