@@ -89,7 +89,7 @@ def _sequences(experiment: Experiment) -> list[Sequence]:
     wanted = [sequence for sequence in found if sequence.split == split]
     if not wanted:
         splits = ", ".join(sorted({sequence.split for sequence in found}))
-        raise UserError(f"data.sources: no sequences in split '{split}', but in {splits}: set evaluation.split")
+        raise UserError(f"no sequences in split '{split}'; there are some in {splits}: set evaluation.split")
     names = [sequence.name for sequence in wanted]
     for sequence in wanted:
         if sequence.fault:

@@ -214,10 +214,10 @@ def test_a_missing_alias_a_missing_file_or_a_missing_gpu_is_one_line_and_writes_
 def test_what_an_actor_finds_wrong_with_the_dataset_is_one_line(root: Path) -> None:
     copy = root / "damaged"
     shutil.copytree(root / "dataset", copy)
-    (part,) = (copy / "parts").rglob("turn/as_is.parquet")
+    (part,) = (copy / "parts").rglob("turn/00000.parquet")
     part.unlink()
     experiment = _experiment(root, output=str(root / "half"), batch_size=1)
     experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"dataset": str(copy)})})
-    with pytest.raises(UserError, match=r"turn/as_is\.parquet"):
+    with pytest.raises(UserError, match=r"turn/00000\.parquet"):
         predict.run(experiment)
     assert not json.loads((root / "half" / "predictions.json").read_text())["complete"]
