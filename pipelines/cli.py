@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of it")
     import pipelines.demo as demo  # light: these import Ray, torch and MLflow late
     import pipelines.models as models
+    import pipelines.show as show
 
+    show.add_arguments(verbs.add_parser("show", help="what is in a prepared dataset, and a contact sheet of it"))
     models.add_arguments(verbs.add_parser("models", help="look models up in the registry and promote them"))
     demo.add_arguments(verbs.add_parser("demo", help="prepare, train, predict and evaluate end to end"))
     return parser
