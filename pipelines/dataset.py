@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from pipelines.storage import open_storage, read_bytes
 from rtnet.data.flips import flip
 from rtnet.data.images import decode_image, decode_mask
+from rtnet.data.planes import decode_planes, planes_shape
 from rtnet.errors import UserError
 
 KEYS = [
@@ -162,6 +163,10 @@ def _opened(uri: str, path: str) -> pa.NativeFile:
 
 
 def _flow_pair(forward: bytes | None, backward: bytes | None, image_shape: tuple[int, ...], where: str) -> np.ndarray:
-    pictures = [None if data is None else decode_image(data, where) for data in (forward, backward)]
+    pictures = [None if data is None else _flow_picture(data, where) for data in (forward, backward)]
     shape = next((picture.shape for picture in pictures if picture is not None), image_shape)
     return np.concatenate([np.zeros(shape, np.uint8) if p is None else p for p in pictures], axis=2)
+
+
+def _flow_picture(data: bytes, where: str) -> np.ndarray:
+    return decode_image(data, where) if planes_shape(data) is None else decode_planes(data, where)

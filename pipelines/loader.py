@@ -1,89 +1,197 @@
-"""One worker's share of an epoch: a table of pairs, cut by global step, read and decoded by Ray Data.
+"""A training's steps: tables of pairs from (seed, epoch), cut by global step, read and decoded by Ray Data.
 
-The table is a function of (seed, epoch) alone, so any step can be found again after a restart, and the number of
-workers changes which worker sees a pair, not which pairs there are.
+A table is a function of (seed, epoch) and the dataset alone, so any step can be found again after a restart, and the
+number of workers changes which worker sees a pair, not which pairs there are. What Ray carries to the readers are step
+numbers; what it carries back are the bytes of `step_block`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from itertools import islice
 
 import numpy as np
+import pyarrow as pa
 
-from pipelines.config import Training
+from pipelines.ahead import Ahead
+from pipelines.config import Data, Training
 from pipelines.dataset import Dataset
 from pipelines.session import quieten_ray_data
-from rtnet.data.pairs import epoch_pairs, step_height
+from pipelines.step_block import Step, pack_steps, unpack_steps
+from rtnet.data.pairs import epoch_pairs, pairs_per_epoch, step_height
 
 READ_CPUS = 0.5  # of one reading task; small, so that reading fits beside the workers
-_STEPS_PER_BLOCK = 4
+_BLOCK_BYTES = 64 << 20  # of pixels: enough that what Ray does for each block doesn't matter
+_BLOCK_PAIRS = 32  # at most, where frames are small
+_BLOCKS_IN_STORE = 8  # of one rank, read and not yet trained on
+_BLOCKS_PER_EXECUTION = 256  # Ray Data lists its tasks at the start, so a training's are too many at once
+_BLOCKS_LEFT_AT_START = 8  # of one execution when the next begins
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What every worker knows of a training's steps. Global steps count from 0 over all epochs."""
+    """What every worker knows of a training's steps. Global steps count from 0 over all epochs, epochs from 1."""
 
     dataset: Dataset
+    data: Data
     training: Training
     seed: int
     world: int
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch; the incomplete last one is dropped."""
-        whole = len(self._rows) // (self.world * self.training.batch_size)
+        whole = pairs_per_epoch(self._weights) // (self.world * self.training.batch_size)
         return min(whole, self.training.steps_per_epoch or whole)
 
     def pairs(self, epoch: int) -> np.ndarray:
         """The epoch's pairs of row numbers, int64 (steps, world, batch_size, 2)."""
-        order = epoch_pairs(self.dataset.groups(self._rows), self.seed, epoch, self.training.reach)
+        order = epoch_pairs(self.dataset.groups(self.rows), self.seed, epoch, self.training.reach, self._weights)
         shape = (self.steps_per_epoch, self.world, self.training.batch_size, 2)
-        return np.asarray(self._rows[order[: np.prod(shape[:3])]].reshape(shape))
+        return np.asarray(self.rows[order[: np.prod(shape[:3])]].reshape(shape))
 
     def size(self, step: int) -> tuple[int, int]:
         """(height, width) of a global step's inputs, the same on all workers."""
         height = step_height(self.training.heights, self.seed, step)
         return height, int(self.training.aspect * height)
 
-    @property
-    def _rows(self) -> np.ndarray:
+    def epoch_of(self, step: int) -> tuple[int, int]:
+        """A global step's epoch and number within it."""
+        return step // self.steps_per_epoch + 1, step % self.steps_per_epoch
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """All rows that may be drawn, int64 (rows,)."""
         return self.dataset.rows(self.training.split, annotated=True)
 
+    @property
+    def drawn_rows(self) -> np.ndarray:
+        """The rows that are not left out by a weight of 0."""
+        return np.asarray(self.rows[self._weights > 0])
 
-def read_steps(schedule: Schedule, epoch: int, rank: int) -> Iterator[dict[str, Any]]:
-    """One rank's steps of an epoch, in order: {"rows", "images", "flows", "annotations"}, each 2 * batch_size views.
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        """By the source that a row comes from; 1 where the recipe names none of that name."""
+        names = self.dataset.column("dataset")[self.rows]
+        weights = np.ones(len(names))
+        for name, source in self.data.sources.items():
+            weights[names == name] = source.weight
+        return weights
 
-    Decoding runs in Ray tasks ahead of the training; arrays are uint8 or bool, each of its frame's own size.
+
+def read_steps(schedule: Schedule, rank: int, first_step: int, last_step: int) -> Iterator[Step]:
+    """One rank's steps from the global step `first_step` up to, not including, `last_step`, in order.
+
+    Ray tasks decode ahead of the training, over the ends of epochs. Raises UserError where a file of the dataset is
+    missing or damaged.
     """
+    share = _Share(
+        schedule.dataset.uri, schedule.data.model_dump_json(), schedule.training.model_dump_json(), schedule.seed,
+        schedule.world, rank,
+    )  # fmt: skip
+    per_block = _steps_per_block(schedule)
+    step = first_step
+    for block in _blocks(share, range(first_step, last_step), per_block, _store_share(schedule, per_block)):
+        for views in unpack_steps(block):
+            expected = _rows(schedule, rank, step)
+            if views.rows.tolist() != expected.tolist():
+                raise RuntimeError(f"step {step}: Ray Data gave rows {views.rows}, not {expected}")
+            yield views
+            step += 1
+    if step < last_step:
+        raise RuntimeError(f"Ray Data ended before step {step} of {last_step}")
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a reading task needs to know: small, and comparable, so that a task's process opens it once."""
+
+    uri: str
+    data: str
+    training: str
+    seed: int
+    world: int
+    rank: int
+
+
+def _blocks(share: _Share, steps: range, per_block: int, store_bytes: float) -> Iterator[pa.Table]:
+    """Blocks of steps in order, by one execution after the other, each begun before the last one ends."""
+    at_once = per_block * _BLOCKS_PER_EXECUTION
+    executions = (steps[first : first + at_once] for first in range(0, len(steps), at_once))
+    begin = (partial(_execution, share, part, per_block, store_bytes) for part in executions)
+    running = [Ahead(make()) for make in islice(begin, 1)]
+    try:
+        while running:
+            for number, block in enumerate(running[0]):
+                yield block
+                if number == _BLOCKS_PER_EXECUTION - _BLOCKS_LEFT_AT_START:
+                    running += [Ahead(make()) for make in islice(begin, 1)]
+            running.pop(0)
+    finally:
+        for execution in running:
+            execution.stop()
+
+
+def _execution(share: _Share, steps: range, per_block: int, store_bytes: float) -> Iterator[pa.Table]:
     import ray.data
 
     quieten_ray_data()
-    pairs = schedule.pairs(epoch)[:, rank].reshape(schedule.steps_per_epoch, -1)  # frame and partner in turn
-    items = [{"step": step, "rows": rows.tolist()} for step, rows in enumerate(pairs)]
-    uri = schedule.dataset.uri
-    views = ray.data.from_items(items, override_num_blocks=-(-len(items) // _STEPS_PER_BLOCK)).flat_map(
-        lambda item: _read_step(uri, item), num_cpus=READ_CPUS
+    numbers = ray.data.range(len(steps), override_num_blocks=-(-len(steps) // per_block))
+    blocks = numbers.map_batches(
+        partial(_read, share=share, first_step=steps.start),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=READ_CPUS,
+        zero_copy_batch=True,
     )
-    views.context.execution_options.preserve_order = True
-    batches = views.iter_batches(batch_size=pairs.shape[1], batch_format="numpy", prefetch_batches=2)
-    for step, batch in enumerate(batches):
-        if batch["row"].tolist() != pairs[step].tolist():
-            raise RuntimeError(f"epoch {epoch}, step {step}: Ray Data gave rows {batch['row']}, not {pairs[step]}")
-        yield {
-            "rows": batch["row"],
-            "images": list(batch["image"]),
-            "flows": list(batch["flow"]),
-            "annotations": list(batch["annotation"]),
-        }
+    options = blocks.context.execution_options
+    options.preserve_order = True
+    options.resource_limits = options.resource_limits.copy(object_store_memory=store_bytes)
+    blocks.context.target_max_block_size = None  # a block is what one call returns
+    blocks.context.execution_no_progress_timeout_s = -1  # training sets the pace, and pauses for validation
+    yield from blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
-def _read_step(uri: str, item: dict[str, Any]) -> list[dict[str, Any]]:
-    dataset = _opened(uri)
-    views = [(row, dataset.read(row)) for row in item["rows"]]
-    return [{"row": row, "image": view.image, "flow": view.flow, "annotation": view.annotation} for row, view in views]
+def _read(numbers: pa.Table, share: _Share, first_step: int) -> pa.Table:
+    """In a Ray task: the steps of a block."""
+    schedule = _schedule(share)
+    steps = first_step + numbers["id"].to_numpy()
+    return pack_steps(schedule.dataset, np.stack([_rows(schedule, share.rank, int(step)) for step in steps]))
+
+
+def _rows(schedule: Schedule, rank: int, step: int) -> np.ndarray:
+    """The rows of a rank's step, int64 (2 * batch_size,), frame and partner in turn."""
+    epoch, number = schedule.epoch_of(step)
+    return np.asarray(_pairs(schedule, epoch)[number, rank].reshape(-1))
+
+
+def _pairs(schedule: Schedule, epoch: int) -> np.ndarray:
+    """The newest epochs' tables, kept with the schedule."""
+    tables: dict[int, np.ndarray] = schedule.__dict__.setdefault("_tables", {})
+    if epoch not in tables:
+        tables[epoch] = schedule.pairs(epoch)
+        for old in sorted(tables)[:-2]:
+            del tables[old]
+    return tables[epoch]
 
 
 @lru_cache(maxsize=4)
-def _opened(uri: str) -> Dataset:
-    return Dataset(uri)
+def _schedule(share: _Share) -> Schedule:
+    data, training = Data.model_validate_json(share.data), Training.model_validate_json(share.training)
+    return Schedule(Dataset(share.uri), data, training, share.seed, share.world)
+
+
+def _steps_per_block(schedule: Schedule) -> int:
+    pixels = schedule.dataset.column("height").astype(np.int64) * schedule.dataset.column("width")
+    pair = 20 * float(pixels[schedule.rows].mean())  # two frames of an image, two flow pictures and a mask
+    pairs = min(_BLOCK_BYTES / pair, _BLOCK_PAIRS)
+    return max(1, int(pairs / schedule.training.batch_size))
+
+
+def _store_share(schedule: Schedule, per_block: int) -> float:
+    """Bytes of the object store that one rank's blocks may take: never so many that Ray writes some to disk."""
+    import ray
+
+    pixels = int((schedule.dataset.column("height").astype(np.int64) * schedule.dataset.column("width")).max())
+    wanted = _BLOCKS_IN_STORE * per_block * schedule.training.batch_size * 20 * pixels
+    return float(min(wanted, 0.5 * ray.cluster_resources().get("object_store_memory", wanted) / schedule.world))

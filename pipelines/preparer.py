@@ -20,8 +20,9 @@ from rtnet.data.flow import FlowEstimator, dis, neighbour_flows
 from rtnet.data.flow_files import flow_file, has_views, read_flow_picture
 from rtnet.data.flow_picture import flow_picture
 from rtnet.data.frames import EncodedFrame, read_frames
-from rtnet.data.images import Picture, encode_png
+from rtnet.data.images import Picture
 from rtnet.data.layouts import Sequence
+from rtnet.data.planes import encode_planes
 from rtnet.errors import UserError
 
 FRAMES_PER_PART = 16
@@ -126,8 +127,8 @@ def _rows(part: Part, device: str) -> Iterator[dict[str, Any]]:
                 "estimator": part.estimator,
                 "image": encoded.image,
                 "annotation": encoded.annotation,
-                "forward_flow": None if forward is None else encode_png(forward),
-                "backward_flow": None if backward is None else encode_png(backward),
+                "forward_flow": None if forward is None else encode_planes(forward),
+                "backward_flow": None if backward is None else encode_planes(backward),
             }
 
 

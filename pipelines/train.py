@@ -7,9 +7,11 @@ does nothing once it is finished.
 import json
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipelines import config, tracking
@@ -105,13 +107,23 @@ def _absolute(experiment: config.Experiment) -> config.Experiment:
 
 def _check_data(experiment: config.Experiment, dataset: Dataset) -> None:
     world = experiment.scaling.num_workers
-    if not Schedule(dataset, experiment.training, experiment.seed, world).steps_per_epoch:
+    schedule = Schedule(dataset, experiment.data, experiment.training, experiment.seed, world)
+    _warn_of_mixed_flow(dataset, schedule.rows)
+    if not schedule.steps_per_epoch:
         raise UserError(
             f"dataset {dataset.uri}: split '{experiment.training.split}' has fewer frames than the "
             f"{world * experiment.training.batch_size} pairs of one step: lower scaling.num_workers or "
             "training.batch_size"
         )
     dataset.rows(experiment.validation.split, views=["as_is"], annotated=True)
+
+
+def _warn_of_mixed_flow(dataset: Dataset, rows: np.ndarray) -> None:
+    """Networks learn one estimator's errors: a mixture may be meant, and is said."""
+    views = Counter(str(name) for name in dataset.column("estimator")[rows] if name)
+    if len(views) > 1:
+        made_by = ", ".join(f"{name} ({count} views)" for name, count in views.most_common())
+        print(f"warning: the flow of {dataset.uri} is a mixture: {made_by}", flush=True)
 
 
 def _check_resources(scaling: config.Scaling) -> None:

@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import ray.train
@@ -18,6 +20,7 @@ from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.loader import Schedule, read_steps
 from pipelines.run_folder import RunFolder
+from pipelines.step_block import Step
 from pipelines.validation import validate
 from rtnet.config import RTNetConfig
 from rtnet.model.rtnet import RTNet
@@ -50,18 +53,20 @@ def train_worker(values: dict[str, Any]) -> dict[str, Any]:
     if state["epoch"]:
         _report_again(worker, state["epoch"])
     phases = [Phase(**phase.model_dump()) for phase in worker.experiment.training.phases]
+    per_epoch, last_epoch = worker.schedule.steps_per_epoch, phases[-1].last_epoch
+    read = read_steps(worker.schedule, worker.rank, state["epoch"] * per_epoch, last_epoch * per_epoch)
     wrapped: nn.Module | None = None
-    for epoch in range(state["epoch"] + 1, phases[-1].last_epoch + 1):
+    for epoch in range(state["epoch"] + 1, last_epoch + 1):
         phase = phase_of(phases, epoch)
         if wrapped is None or phase.trained != phase_of(phases, epoch - 1).trained:
             set_trained(model, phase.trained)
             wrapped = _wrap(model, worker.device)
         set_rate(optimizer, rate_of(phase, epoch))
         try:
-            steps = _train_epoch(worker, wrapped, optimizer, epoch)
+            steps = _train_epoch(worker, wrapped, optimizer, epoch, islice(read, per_epoch))
         except NonFiniteLossError as error:
             return {"error": str(error)}
-        _finish_epoch(worker, model, optimizer, epoch, steps, last=epoch == phases[-1].last_epoch)
+        _finish_epoch(worker, model, optimizer, epoch, steps, last=epoch == last_epoch)
     return {"error": ""}
 
 
@@ -74,7 +79,8 @@ def _worker(experiment: Experiment) -> Worker:
     context = ray.train.get_context()
     world = context.get_world_size()
     torch.set_num_threads(experiment.scaling.threads_per_worker or max(1, (os.cpu_count() or 1) // world))
-    schedule = Schedule(Dataset(experiment.data.dataset), experiment.training, experiment.seed, world)
+    dataset = Dataset(experiment.data.dataset)
+    schedule = Schedule(dataset, experiment.data, experiment.training, experiment.seed, world)
     device = ray.train.torch.get_device()
     return Worker(experiment, RunFolder.of(experiment), schedule, context.get_world_rank(), device)
 
@@ -101,7 +107,7 @@ def _wrap(model: RTNet, device: torch.device) -> nn.Module:
 
 
 def _train_epoch(
-    worker: Worker, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
+    worker: Worker, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, read: Iterable[Step]
 ) -> list[tuple[int, int, list[float]]]:
     """One epoch's (global step, time in ms, mean losses over all ranks)."""
     torch.manual_seed(worker.experiment.seed * 1_000_003 + epoch * 1009 + worker.rank)  # for encoders that drop paths
@@ -109,11 +115,9 @@ def _train_epoch(
     count = worker.schedule.steps_per_epoch
     done: list[tuple[int, int, list[float]]] = []
     progress = _Progress(worker, epoch, count)
-    for number, views in enumerate(read_steps(worker.schedule, epoch, worker.rank)):
+    for number, views in enumerate(read):
         step = (epoch - 1) * count + number
-        batch = make_batch(
-            views["images"], views["flows"], views["annotations"], worker.schedule.size(step), worker.device
-        )
+        batch = make_batch(views.images, views.flows, views.annotations, worker.schedule.size(step), worker.device)
         losses = _mean_over_ranks(train_step(model, optimizer, batch, worker.experiment.training.precision))
         if not losses.isfinite().all():
             raise NonFiniteLossError(_name_pairs(worker, epoch, number))

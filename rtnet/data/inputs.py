@@ -14,13 +14,17 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def network_input(pictures: Sequence[NDArray[np.uint8]], size: tuple[int, int], device: torch.device) -> Tensor:
-    """N pictures, uint8 (h, w, 3k), as (N, 3k, H, W), resized and normalised on the device."""
-    return normalise(torch.cat([resize(_float(picture, device), size) for picture in pictures]))
+    """N times k pictures as (N, 3k, H, W), resized and normalised on the device.
+
+    pictures: uint8, each (h, w, 3k), its k pictures along the channels, or (k, h, w, 3), one after the other: the same
+    numbers either way. They may be read-only, and differ in size.
+    """
+    return normalise(torch.cat([_resized(picture, size, device) for picture in pictures]))
 
 
 def mask_input(masks: Sequence[NDArray[np.bool_]], size: tuple[int, int], device: torch.device) -> Tensor:
     """N masks, bool (h, w), as soft labels (N, 1, H, W) in [0, 1], resized as the pictures are."""
-    return torch.cat([resize(_float(mask[..., None], device), size) for mask in masks])
+    return torch.cat([_resized(mask[..., None], size, device) for mask in masks])
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -45,8 +49,20 @@ def normalise(images: Tensor) -> Tensor:
     return images * scale + shift
 
 
+def _resized(picture: NDArray[np.generic], size: tuple[int, int], device: torch.device) -> Tensor:
+    """(h, w, C), or (k, h, w, c) with C = k * c, as float (1, C, *size)."""
+    views = _float(picture if picture.ndim == 4 else picture[None], device).permute(0, 3, 1, 2)  # (k, c, h, w)
+    resized = [resize(view, size) for view in views[:, None]]
+    return resized[0] if len(resized) == 1 else torch.cat(resized, dim=1)
+
+
 def _float(picture: NDArray[np.generic], device: torch.device) -> Tensor:
-    return torch.tensor(picture, device=device).permute(2, 0, 1)[None].float()  # (1, C, h, w)
+    if device.type != "cuda":
+        return torch.from_numpy(picture.astype(np.float32)).to(device)
+    # To a GPU go bytes, a quarter of the floats, from pinned memory, so that nobody waits for the copy.
+    host = torch.empty(picture.shape, dtype=torch.uint8, pin_memory=True)
+    np.copyto(host.numpy(), picture, casting="unsafe")
+    return host.to(device, non_blocking=True).float()
 
 
 @cache

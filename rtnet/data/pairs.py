@@ -16,18 +16,42 @@ _FIXED_PARTNERS = 2**64 - 1
 _HEIGHTS = 2**64 - 2
 
 
-def epoch_pairs(group_of_row: NDArray[np.integer], seed: int, epoch: int, reach: int = 10) -> Rows:
-    """One epoch's pairs, int64 (n, 2) of row numbers: every row is the anchor (first) exactly once, in shuffled order.
+def epoch_pairs(
+    group_of_row: NDArray[np.integer],
+    seed: int,
+    epoch: int,
+    reach: int = 10,
+    weight_of_row: NDArray[np.floating] | None = None,
+) -> Rows:
+    """One epoch's pairs, int64 (n, 2) of row numbers, anchor first, in shuffled order; n is `pairs_per_epoch`.
 
-    group_of_row: (n,) integers; rows of one group (a sequence in one view) lie together and in frame order.
-    The partner is uniform among the rows of the anchor's group at most `reach` places away, itself excluded; a group
-    of one row pairs it with itself. Raises ValueError where a group's rows do not lie together.
+    group_of_row: (rows,) integers; rows of one group (a sequence in one view) lie together and in frame order.
+    weight_of_row: (rows,), not negative; None is 1 for all. A row of weight w is the anchor floor(w) times, and the
+    share w - floor(w) of all rows of that weight, drawn anew in each epoch, once more; each time with its own partner.
+    The partner is uniform among the rows of the anchor's group at most `reach` places away, itself excluded, whatever
+    their weights; a group of one row pairs it with itself. Raises ValueError where a group's rows don't lie together.
     """
     rows = len(group_of_row)
-    raw = _raw(seed, epoch, 2 * rows)
-    partner = _partners(group_of_row, raw[:rows], reach)
-    order = np.argsort(raw[rows:], kind="stable")
-    return np.stack([order, partner[order]], axis=1)
+    if weight_of_row is None:
+        weight_of_row = np.ones(rows)
+    bits = _philox(seed, epoch)
+    partner = _partners(group_of_row, _draw(bits, rows), reach)
+    anchors, order = np.arange(rows), _draw(bits, rows)
+    if (weight_of_row != 1).any():
+        # Drawn behind the first values of the stream: weights of 1 leave the table as it is without weights.
+        times = _times(weight_of_row, _draw(bits, rows))
+        anchors = np.repeat(anchors, times)
+        partner = _partners(group_of_row, _draw(bits, len(anchors)), reach, anchors)
+        order = _draw(bits, len(anchors))
+    chosen = np.argsort(order, kind="stable")
+    pairs: Rows = np.stack([anchors[chosen], partner[chosen]], axis=1)
+    return pairs
+
+
+def pairs_per_epoch(weight_of_row: NDArray[np.floating]) -> int:
+    """How many pairs each epoch has."""
+    weights, rows = np.unique(weight_of_row, return_counts=True)
+    return sum(_copies(float(weight), int(count)) for weight, count in zip(weights, rows, strict=True))
 
 
 def fixed_partners(group_of_row: NDArray[np.integer], seed: int, reach: int = 10) -> Rows:
@@ -37,7 +61,7 @@ def fixed_partners(group_of_row: NDArray[np.integer], seed: int, reach: int = 10
     other groups that are predicted at the same time.
     """
     place = _places(group_of_row)[0]
-    raw = _raw(seed, _FIXED_PARTNERS, int(place.max(initial=-1)) + 1)
+    raw = _draw(_philox(seed, _FIXED_PARTNERS), int(place.max(initial=-1)) + 1)
     return _partners(group_of_row, raw[place], reach)
 
 
@@ -48,18 +72,43 @@ def step_height(heights: Sequence[int], seed: int, step: int) -> int:
     return heights[int(raw) % len(heights)]
 
 
-def _raw(seed: int, stream: int, count: int) -> NDArray[np.uint64]:
-    return np.asarray(np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(count), np.uint64)
+def _philox(seed: int, stream: int) -> np.random.Philox:
+    return np.random.Philox(key=np.array([seed, stream], np.uint64))
 
 
-def _partners(group_of_row: NDArray[np.integer], raw: NDArray[np.uint64], reach: int) -> Rows:
+def _draw(bits: np.random.Philox, count: int) -> NDArray[np.uint64]:
+    """The stream's next `count` values."""
+    return np.asarray(bits.random_raw(count), np.uint64)
+
+
+def _times(weight_of_row: NDArray[np.floating], raw: NDArray[np.uint64]) -> Rows:
+    """How often each row is an anchor in an epoch."""
+    times: Rows = np.floor(weight_of_row).astype(np.int64)
+    for weight in np.unique(weight_of_row):
+        rows = np.flatnonzero(weight_of_row == weight)
+        more = _copies(float(weight), len(rows)) - int(weight) * len(rows)
+        times[rows[np.argsort(raw[rows], kind="stable")[:more]]] += 1
+    return times
+
+
+def _copies(weight: float, rows: int) -> int:
+    return int(weight) * rows + round((weight - int(weight)) * rows)
+
+
+def _partners(
+    group_of_row: NDArray[np.integer], raw: NDArray[np.uint64], reach: int, anchors: Rows | None = None
+) -> Rows:
+    """A partner for every row, or for each of `anchors`."""
     place, length = _places(group_of_row)
+    if anchors is None:
+        anchors = np.arange(len(place))
+    place, length = place[anchors], length[anchors]
     first = np.maximum(place - reach, 0)
     last = np.minimum(place + reach, length - 1)
     # 53 random bits as a float in [0, 1), times the number of candidates.
     chosen = first + ((raw >> np.uint64(11)) * 2.0**-53 * (last - first)).astype(np.int64)
     chosen += (chosen >= place) & (last > first)
-    partners: Rows = np.arange(len(place)) - place + chosen
+    partners: Rows = anchors - place + chosen
     return partners
 
 
