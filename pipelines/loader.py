@@ -166,12 +166,12 @@ def _rows(schedule: Schedule, rank: int, step: int) -> np.ndarray:
 
 
 def _pairs(schedule: Schedule, epoch: int) -> np.ndarray:
-    """The newest epochs' tables, kept with the schedule."""
+    """The last two tables that were asked for are kept: a block may lie across the end of an epoch."""
     tables: dict[int, np.ndarray] = schedule.__dict__.setdefault("_tables", {})
     if epoch not in tables:
+        if len(tables) > 1:
+            del tables[next(iter(tables))]
         tables[epoch] = schedule.pairs(epoch)
-        for old in sorted(tables)[:-2]:
-            del tables[old]
     return tables[epoch]
 
 

@@ -82,6 +82,7 @@ def test_a_later_start_reads_only_what_is_still_needed(experiment: Experiment, t
     opened: list[int] = []
     original = Dataset.read_encoded
 
+    assert len(list(read_steps(schedule, 0, 3 * last, 3 * last + 1))) == 1  # later epochs before earlier ones
     tail = list(read_steps(schedule, 0, last - 2, last))
     assert [step.rows.tolist() for step in tail] == expected[-2:]
     # In this process, where it can be watched, the block's reader opens the rows of its steps and no others.
