@@ -10,9 +10,11 @@ called on the same bytes. The last line is our pairs per second and core over th
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,27 +87,46 @@ class _Reading:
 
 def _read(reader: Callable[[], Iterator[Any]], pairs: int) -> _Reading:
     """The processor's time is that of all pairs: what is read ahead of the first would else be left out."""
-    started, before = time.perf_counter(), _cpu_seconds()
+    spent = _Spent()
+    started = time.perf_counter()
     read = reader()
     next(read)
     first = time.perf_counter()
     count = 1 + sum(1 for _ in read)
-    assert count == pairs, f"{count} pairs of {pairs}"
     seconds = time.perf_counter() - first
-    time.sleep(0.5)  # for processes that end with the reader
-    return _Reading(first - started, (pairs - 1) / seconds, 1000 * (_cpu_seconds() - before) / pairs)
+    assert count == pairs, f"{count} pairs of {pairs}"
+    return _Reading(first - started, (pairs - 1) / seconds, 1000 * spent.seconds() / pairs)
 
 
-def _cpu_seconds() -> float:
-    """Of this process and all below it; of those that have ended, what their parents were told."""
-    total = 0.0
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+class _Spent:
+    """Processor time from now on of this process and all below it, those that end meanwhile among them."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+        self._last = dict(self._before)
+        self._done = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+
+    def seconds(self) -> float:
+        """Ends the watch."""
+        self._done.set()
+        self._watch.join()
+        self._last |= self._now()
+        return sum(value - self._before.get(process, 0.0) for process, value in self._last.items())
+
+    def _look(self) -> None:
+        while not self._done.wait(0.2):
+            self._last |= self._now()
+
+    @staticmethod
+    def _now() -> dict[tuple[int, float], float]:
+        found = {}
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                found[process.pid, process.create_time()] = times.user + times.system
+        return found
 
 
 class _Files(TorchDataset[tuple[torch.Tensor, ...]]):
