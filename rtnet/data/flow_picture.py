@@ -24,7 +24,8 @@ def flow_picture(flow: Floats) -> NDArray[np.uint8]:
 
     The flow is divided by the picture's own largest radius (+ 1e-5), so zero flow is white and the magnitudes of two
     pictures don't compare. Unknown flow (not finite, or above 1e9 in size) is black and doesn't count for the radius.
-    With that divisor it is, bit for bit, what torchvision's flow_to_image draws with its own (which adds 1e-7).
+    With that divisor it is what torchvision's flow_to_image draws with its own (which adds 1e-7), bit for bit where
+    the two agree on the angle: a last bit of torchvision's single arctangent moves about one value of a million by 1.
     """
     u, v = (np.ascontiguousarray(flow[..., channel], np.float32) for channel in (0, 1))
     known = (np.abs(u) <= _UNKNOWN) & (np.abs(v) <= _UNKNOWN)  # False for NaN
