@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import loader as benchmark
-from pipelines import prepare, train
+from pipelines import loader, prepare, train
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.loader import Schedule, read_steps
@@ -56,6 +56,18 @@ def test_every_step_is_what_reading_its_rows_one_by_one_gives(experiment: Experi
                 assert np.array_equal(np.concatenate(list(flow), axis=2), view.flow)
                 assert view.annotation is not None and np.array_equal(annotation, view.annotation)
                 assert image.dtype == flow.dtype == np.uint8
+
+
+def test_steps_come_in_order_over_one_execution_after_the_other(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_BLOCK_PAIRS", 2)
+    monkeypatch.setattr(loader, "_BLOCKS_PER_EXECUTION", 3)
+    monkeypatch.setattr(loader, "_BLOCKS_LEFT_AT_START", 2)
+    schedule = _schedule(experiment, 1)
+    count = schedule.steps_per_epoch
+    read = [step.rows.tolist() for step in read_steps(schedule, 0, 0, 11)]
+    assert read == [schedule.pairs(n // count + 1)[n % count].reshape(-1).tolist() for n in range(11)]
 
 
 def test_each_pair_of_an_epoch_is_there_once_whatever_the_number_of_workers(experiment: Experiment) -> None:
