@@ -222,7 +222,7 @@ def _undisturbed(clip: Path) -> str:
 def _as_ordinary_user(recipe: Path) -> subprocess.CompletedProcess[str]:
     """Imports first: the interpreter itself may lie where only root may read."""
     code = (
-        "import os, sys, email.parser, encodings.utf_8_sig; from pipelines import cli, demo, models, prepare\n"
+        "import os, sys, email.parser, encodings.utf_8_sig; from pipelines import cli, prepare; cli._parser()\n"
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(cli.main(['prepare', sys.argv[1]]))"
     )
