@@ -1,211 +1,34 @@
 """A recipe (YAML) and its overrides -> an Experiment: typed, frozen, with every default written out.
 
-A recipe names values, never classes. Each section is read by the verbs that need it; unknown keys are refused.
+A recipe names values, never classes. Each section is read by the verbs that need it; unknown keys are refused. There is
+one mechanism for variants: dotted fields set to other values, whether on the command line, in a recipe's stages or by a
+sweep's trials.
 """
 
+import copy
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pipelines.sections import (
+    Data,
+    Evaluation,
+    Flow,
+    Model,
+    Prediction,
+    Preparation,
+    Scaling,
+    Section,
+    StageName,
+    Tracking,
+    Training,
+    Validation,
+)
 from rtnet.errors import UserError
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-Count = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=32, le=4096)]
-DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-
-
-class Flow(Section):
-    """Which optical flow `prepare` computes on the flipped frames, or imports."""
-
-    estimator: Literal["dis", "raft_large", "raft_small", "files"] = "dis"
-    preset: Literal["ultrafast", "fast", "medium"] = "medium"
-    """Speed against accuracy of DIS."""
-    weights: str | None = None
-    """RAFT's weights: a file, a URL, or torchvision's name for those it downloads; null is torchvision's default."""
-    updates: Count = 12
-    """RAFT's refinements of each flow."""
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    """RAFT's."""
-    batch: Count = 4
-    """Pairs of neighbouring frames that RAFT takes at once."""
-    height: Side | None = None
-    """Rows at which flow is estimated and stored; null keeps the frames' own, which are never enlarged."""
-    forward: str | None = None
-    """For `files`: where the flow from each frame to the next lies, .flo or picture, as a path with {sequence}, {frame}
-    (the name of the frame at which the flow starts), {neighbour} (of the frame it points to) and, where there are files
-    for the flipped views, {view}; without {view} only the view as it is is prepared."""
-    backward: str | None = None
-    """For `files`: likewise from each frame to the one before."""
-
-    @model_validator(mode="after")
-    def _files_have_patterns(self) -> "Flow":
-        given = self.forward is not None and self.backward is not None
-        if given != (self.estimator == "files") or (self.forward is None) != (self.backward is None):
-            raise ValueError("forward and backward are both given with estimator 'files', and with no other")
-        return self
-
-
-class Source(Section):
-    """A folder of videos or pictures, or a video file."""
-
-    layout: Literal["davis16", "davis17", "fbms59", "youtube_objects", "stills", "frames", "video"]
-    """How it is arranged: `rtnet.data.layouts` says each."""
-    path: str
-    split: str | None = None
-    """Takes only this of a layout's official splits; names the split of a layout without (null: train)."""
-    sequences: Annotated[list[str], Field(min_length=1)] | None = None
-    """Only these sequences; null takes all."""
-    annotations: str | None = None
-    """Folder of masks, where the layout has no place of its own for them."""
-    weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    """How often each of its views is drawn in an epoch of training, on average."""
-    flow: Flow | None = None
-    """Replaces the recipe's flow for this source."""
-
-
-class Data(Section):
-    """What `prepare` reads and where the parquet dataset lies that it writes and all other verbs read."""
-
-    sources: Annotated[dict[DatasetName, Source], Field(min_length=1)]
-    """Each under the name that it has in the dataset."""
-    dataset: str
-    """Folder or URI of the parquet dataset."""
-
-
-class Preparation(Section):
-    """How `prepare` works; nothing here changes what it makes."""
-
-    on_error: Literal["stop", "skip"] = "stop"
-    """`skip` leaves sequences with a bad file out, and lists them at the end and in the provenance."""
-    gpus_per_actor: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Of one RAFT actor where the cluster has GPUs: of two on one GPU one computes while the other reads and writes."""
-
-
-class Model(Section):
-    backbone: str = "resnet34"
-    """One of rtnet.model.backbones.BACKBONES."""
-    encoder_weights: str | None = None
-    """ImageNet weights of the encoder: a file with torchvision's state dict, or 'torchvision' to download them."""
-    start_from: str | None = None
-    """Weights to start from: a checkpoint of ours, a published .pth, or a registered model (models:/NAME@ALIAS)."""
-
-
-class Phase(Section):
-    """A span of epochs with one rule for the rate and one for what is trained; it begins where the one before ends."""
-
-    last_epoch: Count
-    rate: Annotated[float, Field(gt=0)]
-    trained: Literal["all", "interaction"] = "all"
-    """'interaction' trains the exchange and fusion modules alone, with the two streams frozen."""
-    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The rate in epoch e is rate * decay ** (e - decay_origin), and at least `floor`."""
-    decay_origin: int = 0
-    floor: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Training(Section):
-    phases: Annotated[list[Phase], Field(min_length=1)]
-    split: str = "train"
-    batch_size: Count = 1
-    """Pairs per worker and step."""
-    heights: Annotated[list[Side], Field(min_length=1)] = [256, 320, 384]
-    """Each step draws one of these heights, the same on all workers; the width is int(aspect * height)."""
-    aspect: Annotated[float, Field(ge=0.25, le=8)] = 1.75
-    reach: Count = 10
-    """The partner lies within this many frames."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    precision: Literal["float32", "bfloat16"] = "float32"
-    steps_per_epoch: Count | None = None
-    """Ends an epoch early; null goes through all pairs."""
-    keep_checkpoints: Count = 3
-
-    @model_validator(mode="after")
-    def _phases_follow_one_another(self) -> "Training":
-        ends = [phase.last_epoch for phase in self.phases]
-        if ends != sorted(set(ends)):
-            raise ValueError(f"phases must end in rising epochs, not {ends}")
-        return self
-
-
-class Validation(Section):
-    """J and F of one split while training, by the official DAVIS rules, on maps cut at 1/2."""
-
-    split: str = "val"
-    every: Count = 1
-    """Epochs from one validation to the next; the last epoch is always validated."""
-    height: Side = 384
-    pictures: Annotated[int, Field(ge=0)] = 4
-    """Overlays of map and annotation that go to the tracked run at each validation."""
-
-
-class Scaling(Section):
-    """Mirrors Ray Train's ScalingConfig and FailureConfig."""
-
-    num_workers: Count = 4
-    use_gpu: bool = False
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    threads_per_worker: Count | None = None
-    """PyTorch threads of a CPU worker; null shares this machine's cores among the workers."""
-    max_failures: Annotated[int, Field(ge=0)] = 2
-    """How often a worker group that died is started again from the last checkpoint."""
-
-
-def _free_alias(alias: str) -> str:
-    if re.fullmatch(r"latest|v\d+", alias.lower()):
-        raise ValueError("MLflow keeps 'latest' and 'v1', 'v2', ... for itself")
-    return alias
-
-
-class Tracking(Section):
-    uri: str | None = None
-    """MLflow's tracking URI; null is an SQLite file in `storage`."""
-    experiment: str = "rtnet"
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")] = "rtnet"
-    """The registered model whose new version the best checkpoint becomes."""
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_free_alias)] = "best"
-    """The alias that then points to it."""
-
-
-class Prediction(Section):
-    model: str | None = None
-    """models:/NAME@ALIAS, models:/NAME/VERSION or a weights file; null is the model that `train` registers."""
-    split: str = "val"
-    output: str | None = None
-    """Folder or URI for maps, masks and overlays; null is STORAGE/NAME/predictions."""
-    height: Side = 384
-    """Rows of the network's input; its width is int(aspect * height) of the training section."""
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """A pixel belongs to the mask where its map is above this."""
-    stretch: bool = False
-    """As published: stretch each map to its own minimum and maximum before it is written and cut."""
-    batch_size: Count = 4
-    actors: Count = 1
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    overlays: Annotated[int, Field(ge=0)] = 2
-    """Overlay pictures per sequence, evenly spread."""
-
-
-class Evaluation(Section):
-    masks: str | None = None
-    """Folder SEQUENCE/FRAME.png of masks or maps, grey in 0..255 or with a palette; null is `masks` in the prediction's
-    output."""
-    split: str = "val"
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """A pixel of a grey mask file belongs to the mask where its value / 255 is above this."""
-    output: str | None = None
-    """Folder for scores.csv and scores.json; null is STORAGE/NAME/evaluation."""
 
 
 class Experiment(Section):
@@ -226,25 +49,75 @@ class Experiment(Section):
     tracking: Tracking = Tracking()
     prediction: Prediction = Prediction()
     evaluation: Evaluation = Evaluation()
+    stages: dict[StageName, dict[str, Any]] = Field(default_factory=dict)
+    """Trainings that follow one another, each this recipe with these fields (section.field: value) replaced."""
+    stage: str | None = None
+    """`train` runs this stage alone; null runs all."""
+
+    @model_validator(mode="after")
+    def _phases_fit_the_streams(self) -> "Experiment":
+        if self.model.streams != "both" and any(phase.trained == "interaction" for phase in self.training.phases):
+            raise ValueError(f"model.streams={self.model.streams} has no interaction modules: its phases train 'all'")
+        return self
+
+    @property
+    def registered_model(self) -> str:
+        """The name under which its model is registered."""
+        streams = self.model.streams
+        return self.tracking.model if streams == "both" else f"{self.tracking.model}-{streams}"
 
 
 def load_experiment(recipe: str | Path, overrides: list[str] | None = None) -> Experiment:
     """The experiment of a recipe file and `section.field=value` overrides, the latter read as YAML.
 
-    Raises UserError naming the file, field or override at fault.
+    Raises UserError naming the file, field or override at fault; its stages are checked too.
     """
-    path = Path(recipe)
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)
-    except OSError as error:
-        raise UserError(f"recipe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"recipe {path}: expected sections such as 'data:' and 'training:' at its top")
+    values = read_yaml(recipe, "recipe")
     for override in overrides or []:
-        _apply(values, override)
-    return validate(values, f"recipe {path}")
+        key, value = parse_override(override)
+        apply_overrides(values, {key: value})
+    experiment = validate(values, f"recipe {recipe}")
+    expand_stages(experiment)
+    return experiment
+
+
+def expand_stages(experiment: Experiment) -> list[Experiment]:
+    """One experiment for each stage that is to be trained, named NAME.STAGE; the experiment itself if it has none.
+
+    Raises UserError where a stage does not exist, overrides what it can't, or starts from a stage that is not earlier.
+    """
+    if experiment.stage is not None and experiment.stage not in experiment.stages:
+        known = ", ".join(experiment.stages) or "none"
+        raise UserError(f"stage={experiment.stage}: {experiment.name} has no such stage; its stages: {known}")
+    if not experiment.stages:
+        if any(start.startswith("stage:") for start in experiment.model.starts):
+            raise UserError(f"model.start_from={experiment.model.start_from}: {experiment.name} has no stages")
+        return [experiment]
+    expanded: dict[str, Experiment] = {}
+    for stage, overrides in experiment.stages.items():
+        origin = f"{experiment.name}, stage '{stage}'"
+        if clash := [key for key in overrides if key.split(".")[0] in ("name", "storage", "stages", "stage")]:
+            raise UserError(f"{origin}: {clash[0]} is the whole recipe's; set it there")
+        values = experiment.model_dump(mode="json", exclude={"stages", "stage"})
+        apply_overrides(values, overrides)
+        values["name"] = f"{experiment.name}.{stage}"
+        own = validate(values, origin)
+        own = own.model_copy(update={"model": _from_earlier_runs(own.model, expanded, origin)})
+        expanded[stage] = own
+    return list(expanded.values()) if experiment.stage is None else [expanded[experiment.stage]]
+
+
+def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
+    """A YAML file of named sections; UserError naming `what` it was to be and the file where it is none."""
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Yaml)
+    except OSError as error:
+        raise UserError(f"{what} {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{what} {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{what} {path}: expected sections such as 'data:' and 'training:' at its top")
+    return values
 
 
 def validate(values: dict[str, Any], origin: str) -> Experiment:
@@ -252,38 +125,74 @@ def validate(values: dict[str, Any], origin: str) -> Experiment:
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{origin}: {'; '.join(_clause(e) for e in error.errors())}") from error
+        raise UserError(f"{origin}: {'; '.join(clause(e, Experiment) for e in error.errors())}") from error
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def parse_override(text: str) -> tuple[str, Any]:
+    """`section.field=value` as (dotted field, plain value); the value is YAML."""
+    key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UserError(f"override '{override}': write it as section.field=value")
-    *sections, field = key.split(".")
-    place = values
-    for section in sections:
-        inner = place.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise UserError(f"override '{override}': '{section}' is a value, not a section")
-        place = inner
+        raise UserError(f"override '{text}': write it as section.field=value")
     try:
-        place[field] = yaml.load(text, Loader=_Yaml)
+        return key, yaml.load(value, Loader=_Yaml)
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"override '{override}': the value is not YAML") from error
+        raise UserError(f"override '{text}': the value is not YAML") from error
 
 
-def _clause(error: Any) -> str:
+def apply_overrides(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Sets dotted fields in a recipe's plain values; a list's entries are named by their numbers from 0.
+
+    Raises UserError where a field lies within a value, or a list has no such entry.
+    """
+    for key, value in overrides.items():
+        *sections, field = key.split(".")
+        place: Any = values
+        for section in sections:
+            place = _inner(place, section, key)
+        if isinstance(place, list):
+            place[_number(place, field, key)] = copy.deepcopy(value)
+        else:
+            place[field] = copy.deepcopy(value)
+
+
+def clause(error: Any, top: type[BaseModel]) -> str:
+    """One of pydantic's complaints about a `top`, in words."""
     field = ".".join(str(part) for part in error["loc"]) or "recipe"
     if error["type"] == "extra_forbidden":
-        return f"unknown field '{field}'; {_known(error['loc'])}"
+        return f"unknown field '{field}'; {_known(error['loc'], top)}"
     if error["type"] == "missing":
         return f"field '{field}' is missing"
-    return f"field '{field}': {error['msg']} (it is {error['input']!r})"
+    said = str(error["msg"]).removeprefix("Value error, ")
+    return said if field == "recipe" else f"field '{field}': {said} (it is {error['input']!r})"
 
 
-def _known(location: tuple[int | str, ...]) -> str:
+def _from_earlier_runs(model: Model, earlier: Mapping[str, Experiment], origin: str) -> Model:
+    """stage:NAME as the run that the stage is."""
+    starts = []
+    for start in model.starts:
+        stage = start.removeprefix("stage:")
+        if stage != start and stage not in earlier:
+            raise UserError(f"{origin}: model.start_from={start}: earlier are {', '.join(earlier) or 'none'}")
+        starts.append(start if stage == start else f"run:{earlier[stage].name}")
+    return model.model_copy(update={"start_from": starts})
+
+
+def _inner(place: Any, section: str, key: str) -> Any:
+    inner = place[_number(place, section, key)] if isinstance(place, list) else place.setdefault(section, {})
+    if not isinstance(inner, dict | list):
+        raise UserError(f"override '{key}': '{section}' is a value, not a section")
+    return inner
+
+
+def _number(entries: list[Any], text: str, key: str) -> int:
+    if not text.isdecimal() or int(text) >= len(entries):
+        raise UserError(f"override '{key}': '{text}' is none of that list's {len(entries)} entries, counted from 0")
+    return int(text)
+
+
+def _known(location: tuple[int | str, ...], top: type[BaseModel]) -> str:
     """The fields of the section at fault; a list's number or a dict's key on the way leads to what it holds."""
-    section: Any = Experiment
+    section: Any = top
     for part in location[:-1]:
         fields = getattr(section, "model_fields", {})
         annotation = fields[part].annotation if part in fields else section

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from pipelines import registry
-from pipelines.config import Experiment, Prediction
+from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.predictions import Predictions
+from pipelines.sections import Prediction
 from pipelines.session import ray_session
 from pipelines.storage import absolute
 from pipelines.tracking import tracking_uri

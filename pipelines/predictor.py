@@ -12,8 +12,8 @@ import pyarrow as pa
 import ray
 import torch
 
-from pipelines.config import Prediction
 from pipelines.dataset import Dataset, View
+from pipelines.sections import Prediction
 from pipelines.storage import open_storage
 from rtnet.checkpoint import load_model
 from rtnet.data.images import encode_jpeg, encode_png, overlay

@@ -11,9 +11,9 @@ from typing import Any
 import cv2
 import pyarrow as pa
 
-from pipelines.config import Flow
 from pipelines.dataset import INDEX_SCHEMA
 from pipelines.dataset_writer import part_file, read_part, write_part
+from pipelines.sections import Flow
 from pipelines.storage import open_storage
 from rtnet.data.flips import VIEWS, flip
 from rtnet.data.flow import FlowEstimator, dis, neighbour_flows

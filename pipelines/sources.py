@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pipelines.config import Experiment, Flow
+from pipelines.config import Experiment
+from pipelines.sections import Flow
 from rtnet.data.layouts import Sequence, read_layout
 
 

@@ -175,7 +175,9 @@ class _Rows(TorchDataset[torch.Tensor]):
         shapes, pixels = table["shapes"][0].as_buffer(), table["pixels"][0].as_buffer()
         # Read-only memory, which nobody writes to: PyTorch would warn of it.
         with warnings.catch_warnings(action="ignore"):
-            return torch.frombuffer(bytearray(shapes), dtype=torch.uint8), torch.frombuffer(pixels, dtype=torch.uint8)
+            return torch.frombuffer(bytearray(shapes), dtype=torch.uint8), torch.from_numpy(
+                np.frombuffer(pixels, np.uint8)
+            )
 
 
 def _as_is(sample: Any) -> Any:
