@@ -48,11 +48,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("recipe", help="a recipe (YAML), such as experiments/smoke.yaml")
         command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of it")
     import pipelines.demo as demo  # light: these import Ray, torch and MLflow late
+    import pipelines.jobs as jobs
     import pipelines.models as models
     import pipelines.show as show
+    import pipelines.submit as submit
 
     show.add_arguments(verbs.add_parser("show", help="what is in a prepared dataset, and a contact sheet of it"))
     models.add_arguments(verbs.add_parser("models", help="look models up in the registry and promote them"))
+    submit.add_arguments(verbs.add_parser("submit", help="run a verb as a job of a Ray cluster, with this code"), VERBS)
+    jobs.add_arguments(verbs.add_parser("jobs", help="list a cluster's jobs, follow and stop them"))
     demo.add_arguments(verbs.add_parser("demo", help="prepare, train, predict and evaluate end to end"))
     return parser
 

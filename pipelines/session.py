@@ -29,7 +29,7 @@ def ray_session() -> Iterator[None]:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
-    _choose_authentication(local=address is None)
+    choose_authentication(local=address is None)
     import ray
 
     if ray.is_initialized():
@@ -50,6 +50,16 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
+def choose_authentication(local: bool) -> None:
+    """Ray wants one mode everywhere, and reads it when it is imported; a client of a cluster looks for no token itself.
+
+    local: Ray is to be started on this machine, and makes a token where there is none.
+    """
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if local or named or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def _start_local() -> None:
     """The dashboard runs too: Train and Tune need it to clean up, jobs to be submitted. It listens on loopback only."""
     import ray
@@ -62,13 +72,6 @@ def _start_local() -> None:
             ray.shutdown()
             if attempt == 3:
                 raise
-
-
-def _choose_authentication(local: bool) -> None:
-    """Ray wants one mode everywhere; a driver that connects to a cluster does not look for the token itself."""
-    token = "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file()
-    if local or token:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def quieten_ray_data() -> None:

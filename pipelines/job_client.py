@@ -1,0 +1,115 @@
+"""A cluster's job server, over HTTP: a client that waits for nobody long, and says what is wrong in one line."""
+
+import argparse
+import logging
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from pipelines.session import choose_authentication
+from rtnet.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+_DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_LIMITS = (5.0, 60.0)  # seconds for a connection, and for the first byte of an answer from a loaded machine
+
+
+class UnreachableError(UserError):
+    """Nobody answers, or not in time, or not now."""
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        default=argparse.SUPPRESS,  # else one given before an action would be lost behind it
+        help=f"the cluster's dashboard (default: {' or '.join(_ADDRESS_VARIABLES)}, else {_DEFAULT_ADDRESS})",
+    )
+
+
+def open_client(options: argparse.Namespace) -> "JobSubmissionClient":
+    """A client of the cluster at `--address`.
+
+    Raises UserError where it is no URL, where nobody or no Ray answers, where the token is missing or wrong, and where
+    the cluster's Ray is of another release than ours, for which the code that is sent was not made. What the client
+    itself raises is a UserError too, and UnreachableError where trying again may help.
+    """
+    address = _address(options)
+    choose_authentication(local=False)
+    import ray
+
+    try:
+        client = _client_class()(address)
+        theirs = str(client._server_ray_version)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(_token_trouble(address, error)) from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(f"what answers at {address} is no Ray dashboard ({reason(error)})") from error
+    if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
+        raise UserError(
+            f"the cluster at {address} runs Ray {theirs}, and this is Ray {ray.__version__}: "
+            "a job needs the same release on both sides"
+        )
+    return client
+
+
+def reason(error: BaseException) -> str:
+    """What was at the bottom of it, in one line."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _address(options: argparse.Namespace) -> str:
+    """Also put where Ray's client looks first: it would prefer its variables to what it is given."""
+    origin = "--address"
+    address = getattr(options, "address", None)
+    if address is None:
+        origin = next((name for name in _ADDRESS_VARIABLES if os.environ.get(name)), "")
+        address = os.environ[origin] if origin else _DEFAULT_ADDRESS
+    if not re.match(r"https?://[^/]", address):
+        raise UserError(f"{origin} {address}: give the URL of the cluster's dashboard, such as {_DEFAULT_ADDRESS}")
+    os.environ[_ADDRESS_VARIABLES[0]] = address
+    return str(address)
+
+
+def _client_class() -> Any:
+    """Made late: Ray reads how to authenticate when it is imported."""
+    import ray
+    import requests
+    from ray.job_submission import JobSubmissionClient
+
+    for module in ("job.sdk", "dashboard_sdk"):  # they tell of every upload and of every log's end
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        """Ray's, with time limits, and with errors in the user's words."""
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            try:
+                return super()._do_request(method, endpoint, timeout=_LIMITS, **options)
+            except ray.exceptions.AuthenticationError as error:
+                raise UserError(_token_trouble(self._address, error)) from error
+            except requests.exceptions.InvalidURL as error:
+                raise UserError(f"{self._address} is no URL ({reason(error)})") from error
+            except requests.exceptions.RequestException as error:
+                raise UnreachableError(
+                    f"nobody answers at {self._address} ({reason(error)}): start the cluster there, "
+                    "or give its dashboard's URL with --address"
+                ) from error
+
+        def _raise_error(self, response: Any) -> None:
+            said = (response.text.strip().splitlines() or [f"status {response.status_code}"])[-1]
+            if response.status_code >= 500:
+                raise UnreachableError(f"the cluster at {self._address} can't do it now: {said}")
+            raise UserError(f"the cluster at {self._address}: {said}")
+
+    return Client
+
+
+def _token_trouble(address: str, error: Exception) -> str:
+    said = str(error).splitlines()[0].split(". ")[0]
+    return f"the cluster at {address}: {said}: its token belongs in ~/.ray/auth_token, or in RAY_AUTH_TOKEN_PATH's file"
