@@ -46,7 +46,7 @@ def open_client(options: argparse.Namespace) -> "JobSubmissionClient":
         theirs = str(client._server_ray_version)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(_token_trouble(address, error)) from error
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"what answers at {address} is no Ray dashboard ({reason(error)})") from error
     if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
         raise UserError(
@@ -82,8 +82,8 @@ def _client_class() -> Any:
     import requests
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("job.sdk", "dashboard_sdk"):  # they tell of every upload and of every log's end
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    for chatty in ("dashboard.modules.job.sdk", "dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{chatty}").setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):  # type: ignore[misc]
         """Ray's, with time limits, and with errors in the user's words."""

@@ -70,7 +70,7 @@ def _carry(folder: Path, recipe: Path) -> None:
 
     for name in _CODE:
         if (_HERE / name).is_dir():
-            shutil.copytree(_HERE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(_HERE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         elif (_HERE / name).is_file():
             shutil.copy(_HERE / name, folder)
     (folder / CARRIED).write_text(json.dumps(commit_tags()))

@@ -1,0 +1,159 @@
+"""What `rtnet submit` refuses before it asks a cluster, what a job carries, and answers that are no cluster's."""
+
+import argparse
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.cli import main
+from pipelines.commit import commit_tags
+from pipelines.config import load_experiment
+from pipelines.job_client import open_client
+from pipelines.submit import _carry, _places, _refuse_lost_places, _relative
+from rtnet.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+RECIPE = """
+name: job
+data: {sources: {clip: {layout: davis16, path: clip}}, dataset: data}
+training: {phases: [{last_epoch: 1, rate: 1e-3}]}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address at which nobody listens, and no variable of this machine's user."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+def test_relative_places_are_named_all_at_once(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = _refused(capsys, "submit", "train", str(recipe), "tracking.uri=sqlite:///mlflow.db")
+    assert "storage=runs, data.dataset=data, tracking.uri=sqlite:///mlflow.db: a job's own folder" in said
+
+
+def test_sources_are_asked_for_only_by_prepare(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["storage=/shared/runs", "data.dataset=s3://bucket/data"]
+    assert "data.sources.clip.path=clip: " in _refused(capsys, "submit", "prepare", str(recipe), *places)
+    assert "nobody answers at http://127.0.0.1:9" in _refused(capsys, "submit", "train", str(recipe), *places)
+
+
+def test_a_stages_relative_place_is_found(recipe: Path) -> None:
+    values = yaml.safe_load(RECIPE) | {"stages": {"first": {"data.dataset": "elsewhere"}}}
+    recipe.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"data\.dataset=elsewhere"):
+        _refuse_lost_places(load_experiment(recipe, ["storage=/runs", "data.dataset=/data"]), "train")
+
+
+@pytest.mark.parametrize(
+    ("place", "relative"),
+    [
+        ("runs", True),
+        ("./runs", True),
+        ("/shared/runs", False),
+        ("~/runs", False),
+        ("s3://bucket/runs", False),
+        ("sqlite:///runs/mlflow.db", True),
+        ("sqlite:////runs/mlflow.db", False),
+        ("http://mlflow:5000", False),
+    ],
+)
+def test_what_depends_on_the_working_folder(place: str, relative: bool) -> None:
+    assert _relative(place) == relative
+
+
+def test_every_place_is_a_field(recipe: Path) -> None:
+    for field in _places(load_experiment(recipe), "prepare"):
+        assert load_experiment(recipe, [f"{field}=/x"])
+
+
+def test_a_bad_recipe_is_refused_before_anything_is_sent(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = _refused(capsys, "submit", "train", str(recipe), "storage=/runs", "training.momentum=2")
+    assert "training.momentum" in said
+    assert "none.yaml" in _refused(capsys, "submit", "train", str(recipe.parent / "none.yaml"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto"])
+def test_an_address_is_a_url(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"--address {address}: give the URL" in _refused(capsys, "jobs", "--address", address)
+
+
+def test_an_address_before_the_action_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "http://127.0.0.1:7" in _refused(capsys, "jobs", "--address", "http://127.0.0.1:7", "list")
+
+
+def test_a_job_carries_code_commit_and_recipe_and_nothing_else(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "carried"
+    folder.mkdir()
+    _carry(folder, recipe)
+    assert {path.name for path in folder.iterdir()} == {
+        "rtnet",
+        "pipelines",
+        "pyproject.toml",
+        "commit.json",
+        "recipes",
+    }
+    assert (folder / "recipes" / "job.yaml").read_text() == RECIPE
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".py", ".toml", ".json", ".yaml", ".typed"}
+    assert sum(path.stat().st_size for path in files) < 2**20
+    asked = "import json, pipelines.commit as c; print(json.dumps([c.__file__, c.commit_tags()]))"
+    said = subprocess.run([sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == [str(folder / "pipelines" / "commit.py"), commit_tags()]
+
+
+def test_a_cluster_of_another_release_is_refused() -> None:
+    with _answering({"version": "4", "ray_version": "2.44.1"}) as address, pytest.raises(UserError) as refused:
+        open_client(argparse.Namespace(address=address))
+    assert f"the cluster at {address} runs Ray 2.44.1, and this is Ray 2." in str(refused.value)
+
+
+def test_what_is_no_cluster_is_refused() -> None:
+    with _answering(["hello"]) as address, pytest.raises(UserError, match="no Ray dashboard"):
+        open_client(argparse.Namespace(address=address))
+
+
+@contextmanager
+def _answering(content: object) -> Iterator[str]:
+    """The address of a server that gives this to whatever is asked."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
