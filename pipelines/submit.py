@@ -7,6 +7,7 @@ verb writes needs a place of its own, an absolute path on the cluster or a URI.
 
 import argparse
 import json
+import os
 import secrets
 import shlex
 import shutil
@@ -45,17 +46,16 @@ def run_command(options: argparse.Namespace) -> None:
 
     Raises UserError for a bad recipe, for places that the job would lose, and for what `open_client` says.
     """
-    from pipelines.config import load_experiment
     from pipelines.job_log import follow, next_steps
 
-    verb, recipe = options.job_verb, Path(options.recipe)
-    experiment = load_experiment(recipe, options.overrides)
+    verb = options.job_verb
+    experiment, recipes = _load(verb, Path(options.recipe), options.overrides)
     _refuse_lost_places(experiment, verb)
     client = open_client(options)
     job = f"{experiment.name}-{verb}-{secrets.token_hex(3)}"
     with tempfile.TemporaryDirectory() as folder:
-        _carry(Path(folder), recipe)
-        command = ["python", "-m", "pipelines.cli", verb, f"recipes/{recipe.name}", *options.overrides]
+        recipe = _carry(Path(folder), recipes)
+        command = ["python", "-m", "pipelines.cli", verb, recipe, *options.overrides]
         client.submit_job(entrypoint=shlex.join(command), submission_id=job, runtime_env={"working_dir": folder})
     print(f"job {job} is submitted to {client.get_address()}", flush=True)
     if options.no_wait:
@@ -64,8 +64,25 @@ def run_command(options: argparse.Namespace) -> None:
         sys.exit(status)
 
 
-def _carry(folder: Path, recipe: Path) -> None:
-    """Fills a job's working folder. Its files alone decide its name on the cluster: what is there is not sent again."""
+def _load(verb: str, recipe: Path, overrides: list[str]) -> tuple["Experiment", list[Path]]:
+    """The experiment and the files it is in; of a sweep what its trials share, and its own file first."""
+    from pipelines.config import load_experiment
+
+    if verb != "tune":
+        return load_experiment(recipe, overrides), [recipe]
+    from pipelines.sweep import load_sweep
+
+    sweep, experiment = load_sweep(recipe, overrides)
+    if Path(sweep.recipe).is_absolute():
+        raise UserError(f"sweep {recipe}: recipe={sweep.recipe}: name it from the sweep's folder, so that both travel")
+    return experiment, [recipe, recipe.parent / sweep.recipe]
+
+
+def _carry(folder: Path, recipes: list[Path]) -> str:
+    """Fills a job's working folder; where the first recipe lies in it, the others beside it as they are here.
+
+    The files alone decide the folder's name on the cluster: what is there is not sent again.
+    """
     from pipelines.commit import CARRIED, commit_tags
 
     for name in _CODE:
@@ -74,8 +91,13 @@ def _carry(folder: Path, recipe: Path) -> None:
         elif (_HERE / name).is_file():
             shutil.copy(_HERE / name, folder)
     (folder / CARRIED).write_text(json.dumps(commit_tags()))
-    (folder / "recipes").mkdir()
-    shutil.copy(recipe, folder / "recipes")
+    files = [recipe.parent.resolve() / recipe.name for recipe in recipes]
+    top = Path(os.path.commonpath([file.parent for file in files]))
+    places = [Path("recipes") / file.relative_to(top) for file in files]
+    for file, place in zip(files, places, strict=True):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / place)
+    return str(places[0])
 
 
 def _refuse_lost_places(experiment: "Experiment", verb: str) -> None:

@@ -17,7 +17,7 @@ from pipelines.cli import main
 from pipelines.commit import commit_tags
 from pipelines.config import load_experiment
 from pipelines.job_client import open_client
-from pipelines.submit import _carry, _places, _refuse_lost_places, _relative
+from pipelines.submit import _carry, _load, _places, _refuse_lost_places, _relative
 from rtnet.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def test_an_address_before_the_action_counts(capsys: pytest.CaptureFixture[str])
 def test_a_job_carries_code_commit_and_recipe_and_nothing_else(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "carried"
     folder.mkdir()
-    _carry(folder, recipe)
+    assert _carry(folder, [recipe]) == "recipes/job.yaml"
     assert {path.name for path in folder.iterdir()} == {
         "rtnet",
         "pipelines",
@@ -123,6 +123,18 @@ def test_a_job_carries_code_commit_and_recipe_and_nothing_else(recipe: Path, tmp
     asked = "import json, pipelines.commit as c; print(json.dumps([c.__file__, c.commit_tags()]))"
     said = subprocess.run([sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, check=True).stdout
     assert json.loads(said) == [str(folder / "pipelines" / "commit.py"), commit_tags()]
+
+
+def test_a_sweep_travels_with_its_recipe(recipe: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweeps" / "rates.yaml"
+    sweep.parent.mkdir()
+    sweep.write_text("{name: rates, recipe: ../job.yaml, space: {training.phases.0.rate: {grid: [0.1, 0.01]}}}")
+    experiment, files = _load("tune", sweep, ["storage=/runs"])
+    assert (experiment.name, experiment.storage) == ("rates", "/runs")
+    folder = tmp_path / "carried"
+    folder.mkdir()
+    assert _carry(folder, files) == "recipes/sweeps/rates.yaml"
+    assert (folder / "recipes" / "job.yaml").read_text() == RECIPE
 
 
 def test_a_cluster_of_another_release_is_refused() -> None:
