@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         command = verbs.add_parser(verb, help=purpose, description=purpose)
         command.add_argument("recipe", help="a recipe (YAML), such as experiments/smoke.yaml")
         command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of it")
+    command = verbs.add_parser("tune", help="many trainings of one recipe, of which the best is registered")
+    command.add_argument("sweep", help="a sweep (YAML), such as experiments/sweeps/backbones.yaml")
+    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of its recipe")
     import pipelines.demo as demo  # light: these import Ray, torch and MLflow late
     import pipelines.jobs as jobs
     import pipelines.models as models
@@ -55,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     show.add_arguments(verbs.add_parser("show", help="what is in a prepared dataset, and a contact sheet of it"))
     models.add_arguments(verbs.add_parser("models", help="look models up in the registry and promote them"))
-    submit.add_arguments(verbs.add_parser("submit", help="run a verb as a job of a Ray cluster, with this code"), VERBS)
+    submit.add_arguments(
+        verbs.add_parser("submit", help="run a verb as a job of a Ray cluster, with this code"), [*VERBS, "tune"]
+    )
     jobs.add_arguments(verbs.add_parser("jobs", help="list a cluster's jobs, follow and stop them"))
     demo.add_arguments(verbs.add_parser("demo", help="prepare, train, predict and evaluate end to end"))
     return parser

@@ -26,9 +26,13 @@ _RENEWED_EVERY = 20.0
 _DEAD_AFTER = 120.0  # seconds without renewal, for an owner on another machine
 
 
+class BeingWrittenError(UserError):
+    """Another writer holds the folder, or died on another machine so lately that it is taken for alive."""
+
+
 @contextmanager
 def sole_writer(system: fs.FileSystem, folder: str, what: str) -> Iterator[None]:
-    """Holds `folder` until the block ends. Raises UserError, naming the other writer, where one holds it."""
+    """Holds `folder` until the block ends. Raises BeingWrittenError, naming the other writer, where one holds it."""
     mine = {"id": uuid4().hex, "since": time.time(), "held": False, "host": socket.gethostname(), "pid": os.getpid()}
     mine["born"] = psutil.Process().create_time()
     path = f"{folder}/claims/{mine['id']}.json"
@@ -38,7 +42,7 @@ def sole_writer(system: fs.FileSystem, folder: str, what: str) -> Iterator[None]
         time.sleep(_SETTLES)
         rivals = [claim for claim in _claims(system, folder) if claim["id"] != mine["id"]]
         if first := [c for c in rivals if c["held"] or (c["since"], c["id"]) < (mine["since"], mine["id"])]:
-            raise UserError(
+            raise BeingWrittenError(
                 f"{what} is being written by process {first[0]['pid']} on {first[0]['host']}: "
                 "wait for it, or stop it and run this again"
             )
