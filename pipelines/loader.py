@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.ahead import Ahead
-from pipelines.config import Data, Training
+from pipelines.config import Experiment
 from pipelines.dataset import Dataset
+from pipelines.sections import Data, Streams, Training
 from pipelines.session import quieten_ray_data
 from pipelines.step_block import Step, pack_steps, unpack_steps
 from rtnet.data.pairs import epoch_pairs, pairs_per_epoch, step_height
+from rtnet.errors import UserError
 
 READ_CPUS = 0.5  # of one reading task; small, so that reading fits beside the workers
 _BLOCK_BYTES = 64 << 20  # of pixels: enough that what Ray does for each block doesn't matter
@@ -37,17 +39,29 @@ class Schedule:
     training: Training
     seed: int
     world: int
+    streams: Streams = "both"
+
+    @staticmethod
+    def of(experiment: Experiment, dataset: Dataset, world: int) -> "Schedule":
+        return Schedule(dataset, experiment.data, experiment.training, experiment.seed, world, experiment.model.streams)
+
+    @property
+    def pairs_per_step(self) -> int:
+        """Of one worker; single views for one stream alone."""
+        return self.training.batch_size * self.training.accumulate
 
     @cached_property
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch; the incomplete last one is dropped."""
-        whole = pairs_per_epoch(self._weights) // (self.world * self.training.batch_size)
+        whole = pairs_per_epoch(self._weights) // (self.world * self.pairs_per_step)
         return min(whole, self.training.steps_per_epoch or whole)
 
     def pairs(self, epoch: int) -> np.ndarray:
-        """The epoch's pairs of row numbers, int64 (steps, world, batch_size, 2)."""
+        """The epoch's pairs of row numbers, int64 (steps, world, pairs_per_step, 2); (..., 1) for one stream alone."""
         order = epoch_pairs(self.dataset.groups(self.rows), self.seed, epoch, self.training.reach, self._weights)
-        shape = (self.steps_per_epoch, self.world, self.training.batch_size, 2)
+        if self.streams != "both":
+            order = order[:, :1]
+        shape = (self.steps_per_epoch, self.world, self.pairs_per_step, order.shape[1])
         return np.asarray(self.rows[order[: np.prod(shape[:3])]].reshape(shape))
 
     def size(self, step: int) -> tuple[int, int]:
@@ -61,8 +75,16 @@ class Schedule:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """All rows that may be drawn, int64 (rows,)."""
-        return self.dataset.rows(self.training.split, annotated=True)
+        """All rows that may be drawn, int64 (rows,). Raises UserError where there are none, or none with flow."""
+        rows = self.dataset.rows(self.training.split, annotated=True)
+        if self.streams == "motion":
+            rows = rows[self.dataset.column("estimator")[rows] != ""]
+            if not len(rows):
+                raise UserError(
+                    f"dataset {self.dataset.uri}: no frame of split '{self.training.split}' has flow, which a motion "
+                    "stream sees alone: prepare videos"
+                )
+        return rows
 
     @property
     def drawn_rows(self) -> np.ndarray:
@@ -87,7 +109,7 @@ def read_steps(schedule: Schedule, rank: int, first_step: int, last_step: int) -
     """
     share = _Share(
         schedule.dataset.uri, schedule.data.model_dump_json(), schedule.training.model_dump_json(), schedule.seed,
-        schedule.world, rank,
+        schedule.world, schedule.streams, rank,
     )  # fmt: skip
     per_block = _steps_per_block(schedule)
     step = first_step
@@ -111,6 +133,7 @@ class _Share:
     training: str
     seed: int
     world: int
+    streams: Streams
     rank: int
 
 
@@ -161,11 +184,12 @@ def _read(numbers: pa.Table, share: _Share) -> pa.Table:
     """In a Ray task: the steps of a block."""
     schedule = _schedule(share)
     steps = numbers["item"].to_numpy()
-    return pack_steps(schedule.dataset, np.stack([_rows(schedule, share.rank, int(step)) for step in steps]))
+    rows = np.stack([_rows(schedule, share.rank, int(step)) for step in steps])
+    return pack_steps(schedule.dataset, rows, schedule.streams)
 
 
 def _rows(schedule: Schedule, rank: int, step: int) -> np.ndarray:
-    """The rows of a rank's step, int64 (2 * batch_size,), frame and partner in turn."""
+    """The rows of a rank's step, int64 (views,), of pairs frame and partner in turn."""
     epoch, number = schedule.epoch_of(step)
     return np.asarray(_pairs(schedule, epoch)[number, rank].reshape(-1))
 
@@ -183,14 +207,14 @@ def _pairs(schedule: Schedule, epoch: int) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _schedule(share: _Share) -> Schedule:
     data, training = Data.model_validate_json(share.data), Training.model_validate_json(share.training)
-    return Schedule(Dataset(share.uri), data, training, share.seed, share.world)
+    return Schedule(Dataset(share.uri), data, training, share.seed, share.world, share.streams)
 
 
 def _steps_per_block(schedule: Schedule) -> int:
     pixels = schedule.dataset.column("height").astype(np.int64) * schedule.dataset.column("width")
     pair = 20 * float(pixels[schedule.rows].mean())  # two frames of an image, two flow pictures and a mask
     pairs = min(_BLOCK_BYTES / pair, _BLOCK_PAIRS)
-    return max(1, int(pairs / schedule.training.batch_size))
+    return max(1, int(pairs / schedule.pairs_per_step))
 
 
 def _store_share(schedule: Schedule, per_block: int) -> float:
@@ -198,5 +222,5 @@ def _store_share(schedule: Schedule, per_block: int) -> float:
     import ray
 
     pixels = int((schedule.dataset.column("height").astype(np.int64) * schedule.dataset.column("width")).max())
-    wanted = _BLOCKS_IN_STORE * per_block * schedule.training.batch_size * 20 * pixels
+    wanted = _BLOCKS_IN_STORE * per_block * schedule.pairs_per_step * 20 * pixels
     return float(min(wanted, 0.5 * ray.cluster_resources().get("object_store_memory", wanted) / schedule.world))

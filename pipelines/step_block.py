@@ -5,7 +5,7 @@ bytes are the pictures', uint8 or bool: floats come into being on the device.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.dataset import Dataset
+from pipelines.sections import Streams
 from rtnet.data.images import decode_image, decode_mask
 from rtnet.data.planes import decode_planes, planes_shape
 from rtnet.errors import UserError
@@ -22,21 +23,47 @@ from rtnet.errors import UserError
 
 @dataclass(frozen=True)
 class Step:
-    """What one rank reads for one step: 2 * batch_size views, frame and partner in turn. The arrays are read-only."""
+    """What one rank reads for one step: its N views, of pairs frame and partner in turn. The arrays are read-only."""
 
-    rows: np.ndarray  # int64 (2B,)
-    images: list[np.ndarray]  # uint8 (H, W, 3), each of its frame's own size
-    flows: list[np.ndarray]  # uint8 (2, h, w, 3): forward, then backward; black where there is no neighbour
+    rows: np.ndarray  # int64 (N,)
+    images: list[np.ndarray]  # uint8 (H, W, 3), each of its frame's own size; empty for a motion stream alone
+    flows: list[np.ndarray]  # uint8 (2, h, w, 3): forward, then backward; black where there is no neighbour; empty for
+    # an appearance stream alone
     annotations: list[np.ndarray]  # bool (H, W)
 
 
-def pack_steps(dataset: Dataset, rows: np.ndarray) -> pa.Table:
-    """The views of steps, given by their rows, int64 (steps, 2B): one row of the table for each step.
+def pack_steps(dataset: Dataset, rows: np.ndarray, streams: Streams = "both") -> pa.Table:
+    """The views of steps, given by their rows, int64 (steps, N): one row of the table for each step.
 
-    Raises UserError where a file of the dataset is missing or damaged.
+    Only what the streams see is decoded. Where a file of the dataset is missing or damaged, `unpack_steps` says so.
     """
+    try:
+        return _pack_steps(dataset, rows, streams)
+    except UserError as error:
+        return pa.table({"error": [str(error)], "shapes": [b""], "pixels": pa.array([b""], pa.large_binary())})
+
+
+def unpack_steps(table: pa.Table) -> Iterator[Step]:
+    """The steps of a table of `pack_steps`; their arrays are the table's own memory.
+
+    Raises UserError where a file of the dataset was missing or damaged.
+    """
+    if (error := table["error"][0].as_py()) is not None:
+        raise UserError(error)
+    for shapes, rest in zip(_entries(table["shapes"]), _entries(table["pixels"]), strict=True):
+        views = shapes.view(np.int64).reshape(-1, 7)
+        step = Step(views[:, 0], [], [], [])
+        for view in views:
+            parts = _parts(rest, view[1:])
+            for values, part in zip((step.images, step.flows, step.annotations), parts, strict=True):
+                values.append(part)
+            rest = rest[sum(part.size for part in parts) :]
+        yield step
+
+
+def _pack_steps(dataset: Dataset, rows: np.ndarray, streams: Streams) -> pa.Table:
     _prepare_process()
-    steps = [[_Stored(dataset, int(row)) for row in step] for step in rows]
+    steps = [[_Stored(dataset, int(row), streams) for row in step] for step in rows]
     ends = np.cumsum([sum(view.size for view in step) for step in steps])
     pixels = np.empty(ends[-1], np.uint8)
     place = 0
@@ -48,23 +75,11 @@ def pack_steps(dataset: Dataset, rows: np.ndarray) -> pa.Table:
     buffers = [None, offsets, pa.py_buffer(pixels)]
     return pa.table(
         {
+            "error": pa.nulls(len(steps), pa.string()),
             "shapes": pa.array(shapes, pa.binary()),
             "pixels": pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(steps), buffers),
         }
     )
-
-
-def unpack_steps(table: pa.Table) -> Iterator[Step]:
-    """The steps of a table of `pack_steps`; their arrays are the table's own memory."""
-    for shapes, rest in zip(_entries(table["shapes"]), _entries(table["pixels"]), strict=True):
-        views = shapes.view(np.int64).reshape(-1, 5)
-        step = Step(views[:, 0], [], [], [])
-        for _, height, width, flow_height, flow_width in views:
-            parts = _parts(rest, (height, width), (flow_height, flow_width))
-            for values, part in zip((step.images, step.flows, step.annotations), parts, strict=True):
-                values.append(part)
-            rest = rest[sum(part.size for part in parts) :]
-        yield step
 
 
 def _entries(column: pa.ChunkedArray) -> Iterator[np.ndarray]:
@@ -78,33 +93,45 @@ def _entries(column: pa.ChunkedArray) -> Iterator[np.ndarray]:
             yield everything[first:end]
 
 
-def _parts(
-    pixels: np.ndarray, size: tuple[int, int], flow_size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A view's image, flow pictures and annotation within the buffer that begins with them."""
-    area, flow_area = size[0] * size[1], flow_size[0] * flow_size[1]
-    image, flow = pixels[: 3 * area], pixels[3 * area :][: 6 * flow_area]
-    annotation = pixels[3 * area + 6 * flow_area :][:area].view(np.bool_)
-    return image.reshape(*size, 3), flow.reshape(2, *flow_size, 3), annotation.reshape(size)
+def _parts(pixels: np.ndarray, sizes: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A view's image, flow pictures and annotation within the buffer that begins with them.
+
+    sizes: height and width of each.
+    """
+    image, flow, mask = ((int(height), int(width)) for height, width in np.reshape(sizes, (3, 2)))
+    flow_start = 3 * image[0] * image[1]
+    mask_start = flow_start + 6 * flow[0] * flow[1]
+    annotation = pixels[mask_start : mask_start + mask[0] * mask[1]].view(np.bool_)
+    return (
+        pixels[:flow_start].reshape(*image, 3),
+        pixels[flow_start:mask_start].reshape(2, *flow, 3),
+        annotation.reshape(mask),
+    )
 
 
 class _Stored:
     """One view as it is stored, and where it is to go."""
 
-    def __init__(self, dataset: Dataset, row: int) -> None:
+    def __init__(self, dataset: Dataset, row: int, streams: Streams) -> None:
         self._data = dataset.read_encoded(row)
         self._where = f"{dataset.uri}/{dataset.column('file')[row]}, row {row}"
         self._view = str(dataset.column("view")[row])
         size = int(dataset.column("height")[row]), int(dataset.column("width")[row])
-        self._flows = [self._flow(name) for name in ("forward_flow", "backward_flow")]
-        flow_sizes = [_size_of(flow) for flow in self._flows if flow is not None] or [size]
-        self.shape = (row, *size, *flow_sizes[0])
-        self.size = 4 * size[0] * size[1] + 6 * flow_sizes[0][0] * flow_sizes[0][1]
+        self._flows: list[bytes | np.ndarray | None] = []
+        flow_size = image_size = (0, 0)
+        if streams != "appearance":
+            self._flows = [self._flow(name) for name in ("forward_flow", "backward_flow")]
+            flow_size = next((_size_of(flow) for flow in self._flows if flow is not None), size)
+        if streams != "motion":
+            image_size = size
+        self.shape = (row, *image_size, *flow_size, *size)
+        self.size = 3 * image_size[0] * image_size[1] + 6 * flow_size[0] * flow_size[1] + size[0] * size[1]
 
     def decode_into(self, pixels: np.ndarray) -> None:
-        image, flow, annotation = _parts(pixels, self.shape[1:3], self.shape[3:])
-        self._flip_into(image, decode_image(self._data["image"] or b"", self._where))
-        for out, picture in zip(flow, self._flows, strict=True):
+        image, flow, annotation = _parts(pixels, self.shape[1:])
+        if image.size:
+            self._flip_into(image, decode_image(self._data["image"] or b"", self._where))
+        for out, picture in zip(flow, self._flows, strict=bool(self._flows)):
             if picture is None:
                 out[:] = 0
             elif isinstance(picture, np.ndarray):

@@ -7,16 +7,17 @@ that open a fresh file together break it for good.
 import io
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
+from pipelines.code_version import code_tags, environment
 from pipelines.config import Experiment
 from pipelines.storage import absolute
 from rtnet.errors import UserError
@@ -30,8 +31,11 @@ _SETTINGS = {
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
+PARENT = "mlflow.parentRunId"  # MLflow's own name for the tag of a nested run
+
+_KEY = "rtnet_key"
+
 _SQLITE = "sqlite:///"
-_VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy", "opencv-python-headless", "rtnet")
 
 
 def tracking_uri(experiment: Experiment) -> str:
@@ -56,11 +60,11 @@ def open_store(uri: str, create: bool = False) -> None:
     """
     if uri.startswith(_SQLITE):
         file = Path(uri.removeprefix(_SQLITE))
-        if create:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        if create and not file.is_file():
+            _create_database(file)
         elif not file.is_file():
             raise UserError(f"no MLflow store at {uri}: train first, or name the store that is meant")
-    with _impatient(), explained(uri):
+    with impatient(), explained(uri):
         client(uri).search_experiments(max_results=1)
 
 
@@ -105,6 +109,13 @@ class Run:
         """Data as the run's artifact `file`, such as pictures/0001.jpg; one of that name is replaced."""
         client(self.uri).log_stream(self.run_id, io.BytesIO(data), file)
 
+    def log_missing(self, files: Mapping[str, bytes]) -> None:
+        """Those of the files that are not among the run's artifacts yet; a kill may have come before any of them."""
+        for file, data in files.items():
+            folder = file.rpartition("/")[0]
+            if file not in {artifact.path for artifact in client(self.uri).list_artifacts(self.run_id, folder or None)}:
+                self.log_bytes(data, file)
+
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """A file as an artifact of its own name, in `folder` of the run's artifacts."""
         client(self.uri).log_artifact(self.run_id, str(path), folder)
@@ -119,27 +130,42 @@ class Run:
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         client(self.uri).set_terminated(self.run_id, status)
 
+    def try_finish(self, status: Literal["FAILED", "KILLED"]) -> None:
+        """After a failure, which is to be told and not that of a store that doesn't answer either."""
+        with suppress(Exception), impatient():
+            self.finish(status)
+
 
 def start_run(
-    experiment: Experiment, name: str, run_id: str | None = None, tags: Mapping[str, object] | None = None
+    experiment: Experiment,
+    name: str,
+    run_id: str | None = None,
+    tags: Mapping[str, object] | None = None,
+    key: str | None = None,
 ) -> Run:
     """A new run of the recipe's MLflow experiment, or the one of `run_id` continued; opens the store first.
 
-    The tags given join those of the code's commit and the libraries' versions. Raises UserError where the store does
-    not answer or does not have the run.
+    key: of no other run; where the store has a run that was begun with it, that one is continued. The tags given join
+    those of the code's commit and the libraries' versions; the recipe and the environment become artifacts. Raises
+    UserError where the store does not answer or does not have the run.
     """
     uri = tracking_uri(experiment)
     open_store(uri, create=True)
     with explained(uri):
+        place = _experiment_id(uri, experiment)
+        if run_id is None and key is not None:
+            found = client(uri).search_runs([place], f"tags.{_KEY} = '{key}'", max_results=1)
+            run_id = found[0].info.run_id if found else None
         if run_id is None:
-            place = _experiment_id(uri, experiment)
-            run_id = client(uri).create_run(place, run_name=name).info.run_id
+            run_id = client(uri).create_run(place, run_name=name, tags={_KEY: key} if key else None).info.run_id
         elif find_run(uri, run_id) is None:
             raise UserError(f"run {run_id} of {name} is not in {uri}: name the store that has it, or another run")
         else:
             client(uri).update_run(run_id, status="RUNNING")
-    run = Run(uri, run_id)
-    run.set_tags({**_commit(), **{f"version.{package}": version(package) for package in _VERSIONS}, **(tags or {})})
+        run = Run(uri, run_id)
+        run.set_tags({**code_tags(), **(tags or {})})
+        recipe = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+        run.log_missing({"recipe.yaml": recipe.encode(), "environment.txt": environment().encode()})
     return run
 
 
@@ -154,6 +180,16 @@ def find_run(uri: str, run_id: str) -> Run | None:
             return None
         raise
     return Run(uri, run_id) if found.info.lifecycle_stage == "active" else None
+
+
+def _create_database(file: Path) -> None:
+    """Aside, then moved: a kill in the seconds that MLflow takes would leave a database that it never opens again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    with explained(f"{_SQLITE}{file}"):
+        client(f"{_SQLITE}{aside}").search_experiments(max_results=1)
+    if not file.is_file():
+        aside.rename(file)
 
 
 def client(uri: str) -> Any:
@@ -206,24 +242,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _commit() -> dict[str, str]:
-    """The commit of this code, where it lies in a git work tree of its own and not installed within another's."""
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "code.changed": str(bool(changed)).lower()}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-
-
 @contextmanager
-def _impatient() -> Iterator[None]:
+def impatient() -> Iterator[None]:
     """MLflow waits minutes for a server that does not answer; the first request of a command does not."""
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     fresh = {name: value for name, value in limits.items() if name not in os.environ}

@@ -1,35 +1,69 @@
-"""`rtnet train`: parquet dataset -> checkpoints after each epoch, a tracked run, a registered model.
+"""`rtnet train`: parquet dataset -> checkpoints, a tracked run, a registered model; stage by stage where there are any.
 
-The run's folder holds its state. The same command continues it from the newest whole epoch, whatever was killed, and
+A run's folder holds its state. The same command continues it from the newest checkpoint, whatever was killed, and
 does nothing once it is finished.
 """
 
 import json
-import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
-import torch
 
-from pipelines import config, tracking
+from pipelines import tracking
+from pipelines.code_version import code_commit
+from pipelines.config import Experiment, expand_stages
 from pipelines.dataset import Dataset
+from pipelines.initial_weights import initial_state
 from pipelines.loader import READ_CPUS, Schedule
-from pipelines.registry import MODEL_FILE, download_model, register_model, resolve_model
+from pipelines.lock import sole_writer
+from pipelines.registry import MODEL_FILE, register_model
 from pipelines.run_folder import RunFolder, decisive_settings
+from pipelines.sections import Scaling
 from pipelines.session import ray_session
-from pipelines.storage import absolute
-from rtnet.checkpoint import load_model, save_model
-from rtnet.config import RTNetConfig
+from pipelines.storage import absolute, open_storage, read_bytes
+from pipelines.system_metrics import system_metrics
+from pipelines.validation import validation_rows
+from rtnet.checkpoint import network_of, save_model
 from rtnet.errors import UserError
-from rtnet.model.rtnet import RTNet
-from rtnet.weights import load_encoder, load_weights
 
 
-def run(experiment: config.Experiment) -> None:
-    """Trains to the end of the last phase, then registers the best epoch as a model version."""
+@dataclass(frozen=True)
+class Trained:
+    """A training that went to its end."""
+
+    folder: RunFolder
+    run_id: str  # of its MLflow run
+    epoch: int  # the best kept one
+    values: dict[str, float]  # its losses and scores
+
+
+def run(experiment: Experiment) -> None:
+    """Trains all stages, or the one that the experiment names, and registers the best epoch of each."""
+    stages = expand_stages(experiment)
+    # What is wrong with a later stage is said before hours go into an earlier one.
+    for stage in stages:
+        _check_data(stage, Dataset(stage.data.dataset))
+    for number, stage in enumerate(stages, start=1):
+        if len(stages) > 1:
+            print(f"stage {number} of {len(stages)}: {stage.name}", flush=True)
+        train_one(stage)
+
+
+def train_one(
+    experiment: Experiment, *, parent: str = "", callbacks: Sequence[Any] = (), register: bool = True
+) -> Trained:
+    """One training, to the end of its last phase, in the open Ray session or one of its own.
+
+    parent: the MLflow run that its own is nested in. callbacks: Ray Train's UserCallbacks. register: the best epoch
+    becomes a model version. A run that is finished does nothing. Raises UserError where the user can mend what stopped
+    it.
+    """
     experiment = _absolute(experiment)
     folder = RunFolder.of(experiment)
     dataset = Dataset(experiment.data.dataset)
@@ -38,44 +72,91 @@ def run(experiment: config.Experiment) -> None:
     folder.refuse_other_settings(settings)
     if finished := folder.read("finished.json"):
         facts = json.loads(finished)
-        print(f"run {folder.uri} is finished: {facts['model']} is its epoch {facts['epoch']}; nothing to do")
-        return
-    fresh = None if folder.epochs() else initial_state(experiment)
-    tracked = _tracked_run(experiment, folder, dataset)
-    print(f"training {experiment.name} in {folder.uri}, tracked in {tracked.uri}", flush=True)
-    try:
-        with ray_session():
-            _check_resources(experiment.scaling)
-            if fresh is not None:  # from here on the run is begun, with these settings
-                folder.claim(settings)
-                folder.write_checkpoint(0, fresh)
-            error = _fit(experiment, folder, tracked)
-        if error:
-            raise UserError(error)
-    except BaseException as failure:
-        tracked.finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
-        raise
-    _register_best(experiment, folder, tracked, dataset)
-    tracked.finish()
+        print(f"run {folder.uri} is finished: {facts['model'] or 'its best'} is epoch {facts['epoch']}; nothing to do")
+        return Trained(folder, facts["run_id"], facts["epoch"], folder.measured(facts["epoch"])["values"])
+    with sole_writer(*folder.place, f"run {folder.uri}"):
+        folder.remove_torn()
+        fresh = None if folder.epochs() else initial_state(experiment)
+        tracked = _tracked_run(experiment, folder, dataset, parent)
+        print(f"training {experiment.name} in {folder.uri}, tracked in {tracked.uri}", flush=True)
+        try:
+            with ray_session(), system_metrics(tracked):
+                _check_resources(experiment.scaling)
+                if fresh is not None:  # from here on the run is begun, with these settings
+                    folder.claim(settings)
+                    folder.write_epoch(0, fresh)
+                if folder.epochs()[-1] < experiment.training.phases[-1].last_epoch or callbacks:
+                    _fit(experiment, folder, tracked, callbacks)
+            return _finish(experiment, folder, tracked, dataset, register)
+        except BaseException as failure:
+            tracked.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
+            raise
 
 
 def best_epoch(folder: RunFolder) -> tuple[int, dict[str, float]]:
     """The kept epoch with the highest validation J&F, the later one where two are equal, and its values."""
-    values = {epoch: folder.metrics(epoch)["values"] for epoch in folder.epochs() if epoch}
+    values = {epoch: folder.measured(epoch)["values"] for epoch in folder.epochs() if epoch}
     epoch = max(values, key=lambda e: (values[e].get("validation/JF", -1.0), e))
     return epoch, values[epoch]
 
 
-def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run) -> str:
-    """Runs the workers; what stopped them though no machine failed, or nothing."""
-    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+def register_best(experiment: Experiment, trained: Trained, dataset_digest: str) -> str:
+    """Makes the best epoch a model version, models:/NAME/VERSION, to which the recipe's alias then points."""
+    state = trained.folder.read_epoch(trained.epoch)
+    network = network_of(state, trained.folder.checkpoint(trained.epoch))
+    tags = {
+        "recipe": experiment.name,
+        "epoch": trained.epoch,
+        "dataset.digest": dataset_digest,
+        "commit": code_commit(),
+        "backbone": network.config.backbone,
+        "streams": network.config.streams,
+    }
+    tracked = tracking.Run(tracking.tracking_uri(experiment), trained.run_id)
+    name, alias = experiment.registered_model, experiment.tracking.alias
+    with tempfile.TemporaryDirectory() as scratch, tracking.explained(tracked.uri):
+        save_model(Path(scratch) / MODEL_FILE, network)
+        version = register_model(tracked, Path(scratch), name, alias, tags | _scores(trained.values))
+    return f"models:/{name}/{version}"
+
+
+def _finish(
+    experiment: Experiment, folder: RunFolder, tracked: tracking.Run, dataset: Dataset, register: bool
+) -> Trained:
+    from pipelines.track_epochs import track_epochs
+
+    with tracking.explained(f"{tracked.uri}: all epochs are trained, the same command logs and registers them"):
+        track_epochs(tracked, folder)
+    trained = Trained(folder, tracked.run_id, *best_epoch(folder))
+    model = register_best(experiment, trained, dataset.digest) if register else ""
+    tracked.finish()
+    facts = {"model": model, "epoch": trained.epoch, "run_id": tracked.run_id, **_scores(trained.values)}
+    folder.write("finished.json", json.dumps(facts).encode())
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in _scores(trained.values).items())
+    title = f"{model} (alias {experiment.tracking.alias})" if model else experiment.name
+    print(f"{title} is epoch {trained.epoch}: {scores}", flush=True)
+    return trained
+
+
+def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callbacks: Sequence[Any]) -> None:
+    """Runs the workers. Raises UserError where something stopped them though no machine failed."""
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
 
     from pipelines.track_epochs import TrackEpochs
-    from pipelines.train_loop import train_worker
+    from pipelines.train_loop import STOPPED, train_worker
 
     scaling = experiment.scaling
     drop_torn_snapshot(folder)
+    if folder.read(STOPPED) is not None:
+        folder.delete(STOPPED)
     resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
     trainer = TorchTrainer(
         train_worker,
@@ -86,7 +167,7 @@ def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run
         run_config=RunConfig(
             name=experiment.name,
             storage_path=experiment.storage,
-            callbacks=[TrackEpochs(tracked, folder)],
+            callbacks=[TrackEpochs(tracked, folder), *callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(
@@ -96,26 +177,33 @@ def _fit(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run
             ),
         ),
     )
-    return str(trainer.fit().return_value["error"])
+    try:
+        error = str(trainer.fit().return_value["error"])
+    except TrainingFailedError:
+        if (stopped := folder.read(STOPPED)) is None:
+            raise
+        error = stopped.decode()
+    if error:
+        raise UserError(error)
 
 
-def _absolute(experiment: config.Experiment) -> config.Experiment:
+def _absolute(experiment: Experiment) -> Experiment:
     """Workers have working folders of their own."""
     data = experiment.data.model_copy(update={"dataset": absolute(experiment.data.dataset)})
     return experiment.model_copy(update={"data": data, "storage": absolute(experiment.storage)})
 
 
-def _check_data(experiment: config.Experiment, dataset: Dataset) -> None:
+def _check_data(experiment: Experiment, dataset: Dataset) -> None:
     world = experiment.scaling.num_workers
-    schedule = Schedule(dataset, experiment.data, experiment.training, experiment.seed, world)
+    schedule = Schedule.of(experiment, dataset, world)
     _warn_of_mixed_flow(dataset, schedule.rows)
     if not schedule.steps_per_epoch:
         raise UserError(
             f"dataset {dataset.uri}: split '{experiment.training.split}' has fewer frames than the "
-            f"{world * experiment.training.batch_size} pairs of one step: lower scaling.num_workers or "
-            "training.batch_size"
+            f"{world * schedule.pairs_per_step} of one step: lower scaling.num_workers, training.batch_size or "
+            "training.accumulate"
         )
-    dataset.rows(experiment.validation.split, views=["as_is"], annotated=True)
+    validation_rows(dataset, experiment)
 
 
 def _warn_of_mixed_flow(dataset: Dataset, rows: np.ndarray) -> None:
@@ -126,7 +214,7 @@ def _warn_of_mixed_flow(dataset: Dataset, rows: np.ndarray) -> None:
         print(f"warning: the flow of {dataset.uri} is a mixture: {made_by}", flush=True)
 
 
-def _check_resources(scaling: config.Scaling) -> None:
+def _check_resources(scaling: Scaling) -> None:
     """Ray would wait forever for what isn't there."""
     import ray
 
@@ -144,61 +232,22 @@ def _check_resources(scaling: config.Scaling) -> None:
             )
 
 
-def initial_state(experiment: config.Experiment) -> dict[str, Any]:
-    """Epoch 0: every worker, and every restart, begins with these weights."""
-    torch.manual_seed(experiment.seed)
-    model = RTNet(RTNetConfig(backbone=experiment.model.backbone))
-    if experiment.model.encoder_weights is not None:
-        load_encoder(model, _encoder_state(experiment.model))
-    if experiment.model.start_from is not None:
-        source = experiment.model.start_from
-        other = _start_model(experiment, source)
-        if other.config != model.config:
-            raise UserError(
-                f"model.start_from={source} is a {other.config.backbone}, and the recipe's model.backbone is "
-                f"{model.config.backbone}: change one of them"
-            )
-        load_weights(model, other.state_dict(), origin=source)
-    return {"config": model.config.to_dict(), "model": model.state_dict(), "optimizer": None, "epoch": 0}
-
-
-def _start_model(experiment: config.Experiment, source: str) -> RTNet:
-    if not source.startswith("models:/"):
-        return load_model(Path(source).expanduser())
-    with tempfile.TemporaryDirectory() as scratch:
-        uri = tracking.tracking_uri(experiment)
-        return load_model(download_model(uri, resolve_model(uri, source), Path(scratch)))
-
-
-def _encoder_state(model: config.Model) -> dict[str, torch.Tensor]:
-    """torchvision's ImageNet weights, from a file or downloaded."""
-    import torchvision
-
-    if model.encoder_weights != "torchvision":
-        path = Path(str(model.encoder_weights)).expanduser()
-        try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch.load raises a dozen types for damaged files
-            raise UserError(f"model.encoder_weights={path}: no state dict ({str(error).splitlines()[0]})") from error
-    weights = torchvision.models.get_model_weights(model.backbone).DEFAULT
-    try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"model.encoder_weights=torchvision: {weights.url} can't be fetched ({error}): fetch it elsewhere and "
-            "give the file's path"
-        ) from error
-
-
-def _tracked_run(experiment: config.Experiment, folder: RunFolder, dataset: Dataset) -> tracking.Run:
+def _tracked_run(experiment: Experiment, folder: RunFolder, dataset: Dataset, parent: str) -> tracking.Run:
     """The run's MLflow run: a new one, or the one that the folder names."""
     uri = tracking.tracking_uri(experiment)
     known = json.loads(folder.read("tracking.json") or b"{}")
-    run_id = known["run_id"] if known.get("uri") == uri else None
-    tracked = tracking.start_run(experiment, experiment.name, run_id, {"dataset.digest": dataset.digest})
-    folder.write("tracking.json", json.dumps({"uri": tracked.uri, "run_id": tracked.run_id}).encode())
-    tracked.log_params(experiment)
-    tracked.log_bytes(json.dumps(experiment.model_dump(mode="json"), indent=2).encode(), "recipe.json")
+    if known.get("uri") != uri:
+        # Before there is a run, so that one that was begun and killed is found again.
+        known = {"uri": uri, "key": uuid4().hex}
+        folder.write("tracking.json", json.dumps(known).encode())
+    tags = {"dataset.digest": dataset.digest, "dataset": dataset.uri, "checkpoints": folder.uri}
+    if parent:
+        tags[tracking.PARENT] = parent
+    with tracking.explained(uri):
+        tracked = tracking.start_run(experiment, experiment.name, tags=tags, key=known["key"])
+        tracked.log_params(experiment)
+        system, root = open_storage(dataset.uri)
+        tracked.log_missing({"dataset/provenance.json": read_bytes(system, f"{root}/provenance.json")})
     return tracked
 
 
@@ -209,32 +258,9 @@ def drop_torn_snapshot(folder: RunFolder) -> None:
     try:
         json.loads(snapshot or b"{}")
     except ValueError:
-        print(f"{folder.uri}/{name} was torn by a kill: left aside; the run continues from its newest epoch")
+        print(f"{folder.uri}/{name} was torn by a kill: left aside; the run continues from its newest checkpoint")
         folder.delete(name)
 
 
-def _register_best(experiment: config.Experiment, folder: RunFolder, tracked: tracking.Run, dataset: Dataset) -> None:
-    epoch, values = best_epoch(folder)
-    state = folder.read_checkpoint(epoch)
-    model = RTNet(RTNetConfig.from_dict(state["config"]))
-    load_weights(model, state["model"], origin=f"epoch {epoch}")
-    scores = {name.removeprefix("validation/"): v for name, v in values.items() if name.startswith("validation/")}
-    scratch = Path(tempfile.mkdtemp())
-    try:
-        save_model(scratch / MODEL_FILE, model)
-        version = register_model(
-            tracked,
-            scratch,
-            experiment.tracking.model,
-            experiment.tracking.alias,
-            {"recipe": experiment.name, "epoch": epoch, "dataset.digest": dataset.digest, **scores},
-        )
-    finally:
-        shutil.rmtree(scratch)
-    name = f"models:/{experiment.tracking.model}/{version}"
-    folder.write("finished.json", json.dumps({"model": name, "epoch": epoch, **scores}).encode())
-    print(f"{name} (alias {experiment.tracking.alias}) is epoch {epoch}: " + _in_words(scores), flush=True)
-
-
-def _in_words(scores: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+def _scores(values: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix("validation/"): v for name, v in values.items() if name.startswith("validation/")}

@@ -1,34 +1,46 @@
-"""What every worker of a training does: epochs of DDP steps, validation, a checkpoint after each epoch."""
+"""What every worker of a training does: epochs of DDP steps, validation, checkpoints."""
 
-import json
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.loader import Schedule, read_steps
+from pipelines.progress import Progress
 from pipelines.run_folder import RunFolder
+from pipelines.saver import Saver, report_epoch
 from pipelines.step_block import Step
 from pipelines.validation import validate
 from rtnet.config import RTNetConfig
-from rtnet.model.rtnet import RTNet
+from rtnet.errors import UserError
+from rtnet.model.network import Network, build_network
 from rtnet.model.sync_batch_norm import synchronise_batch_norm
 from rtnet.schedule import Phase, phase_of, rate_of
-from rtnet.training import LOSSES, make_batch, make_optimizer, set_rate, set_trained, train_step
+from rtnet.training import (
+    loss_names,
+    make_batch,
+    make_optimizer,
+    make_scaler,
+    set_product_precision,
+    set_rate,
+    set_trained,
+    train_step,
+)
 
-_SECONDS_BETWEEN_LINES = 10.0
+STOPPED = "stopped.txt"  # in the run's folder: why, until it is begun again
+Losses = tuple[int, int, list[float]]  # global step, time in ms since 1970, mean losses over all ranks
 
 
 @dataclass(frozen=True)
@@ -42,36 +54,63 @@ class Worker:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint keeps."""
+
+    network: Network
+    optimizer: torch.optim.SGD
+    scaler: GradScaler
+
+    def state(self, epoch: int, losses: list[Losses]) -> dict[str, Any]:
+        """After `epoch`, or within the one after it, when `losses` are those of its steps so far."""
+        return {
+            "config": self.network.config.to_dict(),
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": epoch,
+            "losses": losses,
+        }
+
+
 def train_worker(values: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train calls this on each worker; it goes on from the newest whole epoch in the run's folder.
+    """Ray Train calls this on each worker; it goes on from the newest checkpoint in the run's folder.
 
     Returns {"error": ""}, or what stopped the training though no machine failed: the same on all ranks.
     """
     worker = _worker(Experiment.model_validate(values))
-    state = worker.folder.read_checkpoint(worker.folder.epochs()[-1])
-    model, optimizer = _restore(worker, state)
-    if state["epoch"]:
-        _report_again(worker, state["epoch"])
-    phases = [Phase(**phase.model_dump()) for phase in worker.experiment.training.phases]
-    per_epoch, last_epoch = worker.schedule.steps_per_epoch, phases[-1].last_epoch
-    read = read_steps(worker.schedule, worker.rank, state["epoch"] * per_epoch, last_epoch * per_epoch)
-    wrapped: nn.Module | None = None
-    for epoch in range(state["epoch"] + 1, last_epoch + 1):
-        phase = phase_of(phases, epoch)
-        if wrapped is None or phase.trained != phase_of(phases, epoch - 1).trained:
-            set_trained(model, phase.trained)
-            wrapped = _wrap(model, worker.device)
-        set_rate(optimizer, rate_of(phase, epoch))
-        try:
-            steps = _train_epoch(worker, wrapped, optimizer, epoch, islice(read, per_epoch))
-        except NonFiniteLossError as error:
-            return {"error": str(error)}
-        _finish_epoch(worker, model, optimizer, epoch, steps, last=epoch == last_epoch)
+    try:
+        _train(worker)
+    except UserError as error:
+        return {"error": str(error)}
     return {"error": ""}
 
 
-class NonFiniteLossError(Exception):
-    """Names the step and its pairs."""
+def _train(worker: Worker) -> None:
+    if stopped := worker.folder.read(STOPPED):
+        raise UserError(stopped.decode())
+    per_epoch = worker.schedule.steps_per_epoch
+    state = worker.folder.newest(per_epoch)
+    trained = _restore(worker, state)
+    losses: list[Losses] = [(step, stamp, list(each)) for step, stamp, each in state["losses"]]
+    done = state["epoch"] * per_epoch + len(losses)
+    _report_missed(worker, done)
+    phases = [Phase(**phase.model_dump()) for phase in worker.experiment.training.phases]
+    read = read_steps(worker.schedule, worker.rank, done, phases[-1].last_epoch * per_epoch)
+    saver = Saver(worker.folder, worker.rank, worker.device)
+    progress = Progress(worker.schedule, worker.rank, worker.device, phases[-1].last_epoch * per_epoch - done)
+    wrapped: nn.Module | None = None
+    for epoch in range(state["epoch"] + 1, phases[-1].last_epoch + 1):
+        phase = phase_of(phases, epoch)
+        if wrapped is None or phase.trained != phase_of(phases, epoch - 1).trained:
+            set_trained(trained.network, phase.trained)
+            wrapped = _wrap(worker, trained.network)
+        set_rate(trained.optimizer, rate_of(phase, epoch))
+        _train_epoch(worker, trained, wrapped, epoch, losses, read, saver, progress)
+        _finish_epoch(worker, trained, epoch, losses, saver, progress, last=epoch == phases[-1].last_epoch)
+        losses = []
+    saver.settle()
 
 
 def _worker(experiment: Experiment) -> Worker:
@@ -79,125 +118,144 @@ def _worker(experiment: Experiment) -> Worker:
     context = ray.train.get_context()
     world = context.get_world_size()
     torch.set_num_threads(experiment.scaling.threads_per_worker or max(1, (os.cpu_count() or 1) // world))
-    dataset = Dataset(experiment.data.dataset)
-    schedule = Schedule(dataset, experiment.data, experiment.training, experiment.seed, world)
+    set_product_precision(experiment.training.precision)
+    schedule = Schedule.of(experiment, Dataset(experiment.data.dataset), world)
     device = ray.train.torch.get_device()
     return Worker(experiment, RunFolder.of(experiment), schedule, context.get_world_rank(), device)
 
 
-def _restore(worker: Worker, state: dict[str, Any]) -> tuple[RTNet, torch.optim.SGD]:
-    model = RTNet(RTNetConfig.from_dict(state["config"])).to(worker.device)
-    model.load_state_dict(state["model"])
+def _restore(worker: Worker, state: dict[str, Any]) -> Trained:
+    network = build_network(RTNetConfig.from_dict(state["config"])).to(worker.device)
+    network.load_state_dict(state["model"])
     if worker.schedule.world > 1:
-        synchronise_batch_norm(model, worker.device)
+        synchronise_batch_norm(network, worker.device)
     training = worker.experiment.training
-    optimizer = make_optimizer(model, training.momentum, training.weight_decay)
+    optimizer = make_optimizer(network, training.momentum, training.weight_decay)
+    scaler = make_scaler(training.precision, worker.device)
     if state["optimizer"] is not None:
         optimizer.load_state_dict(state["optimizer"])
-    return model, optimizer
+        scaler.load_state_dict(state["scaler"])
+    return Trained(network, optimizer, scaler)
 
 
-def _wrap(model: RTNet, device: torch.device) -> nn.Module:
+def _report_missed(worker: Worker, done: int) -> None:
+    """A kill may have come between an epoch's last file and Ray's note of it."""
+    known = ray.train.get_checkpoint()
+    reported = 0 if known is None else int(known.path.rsplit("epoch-", 1)[1])
+    for epoch in worker.folder.epochs():
+        if epoch > reported:
+            report_epoch(worker.folder, worker.rank, epoch, worker.folder.measured(epoch)["values"])
+    if worker.rank == 0 and done:
+        epoch, number = worker.schedule.epoch_of(done)
+        where = f"in epoch {epoch}, after its step {number}" if number else f"after epoch {epoch - 1}"
+        print(f"continuing {where}", flush=True)
+
+
+def _wrap(worker: Worker, network: Network) -> nn.Module:
     """Anew for each phase: DDP synchronises the gradients of the parameters that were trainable when it was made."""
+    compiled: nn.Module = network
+    if worker.experiment.training.compile:
+        compiled = cast(nn.Module, torch.compile(network))
     if torch.distributed.get_world_size() == 1:
-        return model
-    devices = [device] if device.type == "cuda" else None
-    # The synchronised batch-norm keeps the buffers equal on all ranks.
-    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False)
+        return compiled
+    on_gpu = worker.device.type == "cuda"
+    return DistributedDataParallel(
+        compiled,
+        device_ids=[worker.device] if on_gpu else None,
+        forward_sync_buffers=False,  # the synchronised batch-norm keeps the buffers equal on all ranks
+        # After its first step DDP sorts the gradients into new buckets, by the order in which they came, unless it has
+        # to look for unused ones; sums over ranks would come out otherwise in a training that began anew in between.
+        find_unused_parameters=not on_gpu,
+    )
 
 
 def _train_epoch(
-    worker: Worker, model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, read: Iterable[Step]
-) -> list[tuple[int, int, list[float]]]:
-    """One epoch's (global step, time in ms, mean losses over all ranks)."""
-    torch.manual_seed(worker.experiment.seed * 1_000_003 + epoch * 1009 + worker.rank)  # for encoders that drop paths
-    model.train()
-    count = worker.schedule.steps_per_epoch
-    done: list[tuple[int, int, list[float]]] = []
-    progress = _Progress(worker, epoch, count)
-    for number, views in enumerate(read):
-        step = (epoch - 1) * count + number
-        batch = make_batch(views.images, views.flows, views.annotations, worker.schedule.size(step), worker.device)
-        losses = _mean_over_ranks(train_step(model, optimizer, batch, worker.experiment.training.precision))
-        if not losses.isfinite().all():
-            raise NonFiniteLossError(_name_pairs(worker, epoch, number))
-        done.append((step, time.time_ns() // 1_000_000, losses.tolist()))
-        progress.show(number + 1, done[-1][2], optimizer.param_groups[0]["lr"])
-    return done
+    worker: Worker,
+    trained: Trained,
+    wrapped: nn.Module,
+    epoch: int,
+    losses: list[Losses],
+    read: Iterator[Step],
+    saver: Saver,
+    progress: Progress,
+) -> None:
+    """The epoch's steps that `losses` lacks; adds theirs."""
+    training, schedule = worker.experiment.training, worker.schedule
+    trained.network.train()
+    progress.begin_epoch(epoch)
+    for number in range(len(losses), schedule.steps_per_epoch):
+        step = (epoch - 1) * schedule.steps_per_epoch + number
+        with progress.waiting():
+            views = _next(worker, read)
+        # For encoders that drop paths: a step's chances don't depend on where the run was begun.
+        torch.manual_seed(worker.experiment.seed * 1_000_003 + step * 1009 + worker.rank)
+        batch = make_batch(
+            views.images, views.flows, views.annotations, schedule.size(step), worker.device, schedule.streams
+        )
+        own = train_step(wrapped, trained.optimizer, batch, training.precision, training.accumulate, trained.scaler)
+        mean, news = _mean_over_ranks(own, saver.news())
+        saver.hear(news)
+        if not mean.isfinite().all():
+            raise UserError(_not_finite(worker, epoch, number))
+        losses.append((step, time.time_ns() // 1_000_000, mean.tolist()))
+        progress.step(number + 1, losses[-1][2], trained.optimizer.param_groups[0]["lr"])
+        every = training.checkpoint_every
+        if every and (number + 1) % every == 0 and number + 1 < schedule.steps_per_epoch:
+            saver.save_step(step + 1, lambda: trained.state(epoch - 1, losses))
+
+
+def _next(worker: Worker, read: Iterator[Step]) -> Step:
+    try:
+        return next(read)
+    except UserError as error:
+        # The other ranks wait for this one in the step's sums. Its end ends them; begun again, all find the note.
+        worker.folder.write(STOPPED, str(error).encode())
+        raise RuntimeError(str(error)) from error
 
 
 def _finish_epoch(
     worker: Worker,
-    model: RTNet,
-    optimizer: torch.optim.Optimizer,
+    trained: Trained,
     epoch: int,
-    steps: list[tuple[int, int, list[float]]],
+    losses: list[Losses],
+    saver: Saver,
+    progress: Progress,
     last: bool,
 ) -> None:
-    values = {f"train/{name}": sum(s[2][i] for s in steps) / len(steps) for i, name in enumerate(LOSSES)}
-    values |= {"epoch": epoch, "rate": optimizer.param_groups[0]["lr"]}
+    names = loss_names(trained.network)
+    values = {f"train/{name}": sum(s[2][i] for s in losses) / len(losses) for i, name in enumerate(names)}
+    values |= {"epoch": epoch, "rate": trained.optimizer.param_groups[0]["lr"]} | progress.epoch_values()
     pictures: dict[str, bytes] = {}
     if last or epoch % worker.experiment.validation.every == 0:
-        scores, pictures = validate(model, worker.schedule.dataset, worker.experiment, worker.rank, worker.device)
+        scores, pictures = validate(
+            trained.network, worker.schedule.dataset, worker.experiment, worker.rank, worker.device
+        )
         values |= {f"validation/{name}": value for name, value in scores.items()}
+    values = _from_rank_zero(values)
     if worker.rank == 0:
-        _save_epoch(worker, model, optimizer, epoch, {"values": values, "losses": LOSSES, "steps": steps}, pictures)
         print(f"epoch {epoch}: {_in_words(values)}", flush=True)
-    torch.distributed.barrier()
-    _report(worker, epoch, values)
+    measured = {"values": values, "losses": names, "steps": losses, "time": time.time_ns() // 1_000_000}
+    saver.save_epoch(epoch, values, lambda: trained.state(epoch, []), measured, pictures)
 
 
-def _save_epoch(
-    worker: Worker,
-    model: RTNet,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    metrics: dict[str, Any],
-    pictures: dict[str, bytes],
-) -> None:
-    folder, name = worker.folder, f"epoch-{epoch:04d}"
-    for picture, data in pictures.items():
-        folder.write(f"{name}/pictures/{picture}", data)
-    folder.write(f"{name}/metrics.json", json.dumps(metrics | {"time": time.time_ns() // 1_000_000}).encode())
-    state = {
-        "config": model.config.to_dict(),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epoch": epoch,
-    }
-    folder.write_checkpoint(epoch, state)
+def _mean_over_ranks(losses: Tensor, news: float) -> tuple[Tensor, float]:
+    """The losses' means, and the sum of the news."""
+    both = torch.cat([losses, losses.new_tensor([news])])
+    world = torch.distributed.get_world_size()
+    if world > 1:
+        torch.distributed.all_reduce(both)
+    return both[:-1] / world, float(both[-1])
 
 
-def _report(worker: Worker, epoch: int, values: dict[str, float]) -> None:
-    checkpoint = None
-    if worker.rank == 0:
-        system, path = worker.folder.epoch_path(epoch)
-        checkpoint = ray.train.Checkpoint(path, filesystem=system)
-    # Ray ranks the checkpoints by this score, and an epoch without one last; its JSON could not hold a NaN.
-    ray.train.report(
-        {"validation/JF": -1.0} | values,
-        checkpoint=checkpoint,
-        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
-    )
-
-
-def _report_again(worker: Worker, epoch: int) -> None:
-    """A kill may have come between an epoch's last file and Ray's note of it."""
-    known = ray.train.get_checkpoint()
-    if known is None or not known.path.endswith(worker.folder.epoch_path(epoch)[1].rsplit("/", 1)[-1]):
-        _report(worker, epoch, worker.folder.metrics(epoch)["values"])
-    if worker.rank == 0:
-        print(f"continuing after epoch {epoch}", flush=True)
-
-
-def _mean_over_ranks(losses: Tensor) -> Tensor:
+def _from_rank_zero(values: dict[str, float]) -> dict[str, float]:
+    """Speeds differ between ranks; what is reported does not."""
+    box = [values]
     if torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(losses)
-        losses /= torch.distributed.get_world_size()
-    return losses
+        torch.distributed.broadcast_object_list(box)
+    return box[0]
 
 
-def _name_pairs(worker: Worker, epoch: int, number: int) -> str:
+def _not_finite(worker: Worker, epoch: int, number: int) -> str:
     rows = worker.schedule.pairs(epoch)[number].reshape(-1)
     frames = [worker.schedule.dataset.describe(int(row)) for row in rows]
     names = ", ".join(f"{f['sequence']}/{f['name']} ({f['view']})" for f in frames)
@@ -206,25 +264,3 @@ def _name_pairs(worker: Worker, epoch: int, number: int) -> str:
 
 def _in_words(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "epoch")
-
-
-class _Progress:
-    """Lines of one epoch's progress, from rank 0, at most one in ten seconds."""
-
-    def __init__(self, worker: Worker, epoch: int, steps: int) -> None:
-        self._worker, self._epoch, self._steps = worker, epoch, steps
-        self._started = self._shown = time.monotonic()
-
-    def show(self, done: int, losses: list[float], rate: float) -> None:
-        now = time.monotonic()
-        if self._worker.rank or (now - self._shown < _SECONDS_BETWEEN_LINES and done < self._steps):
-            return
-        self._shown = now
-        pairs = done * self._worker.schedule.world * self._worker.experiment.training.batch_size
-        speed = pairs / (now - self._started)
-        left = (self._steps - done) * (now - self._started) / done
-        print(
-            f"epoch {self._epoch} step {done}/{self._steps}: loss {losses[1]:.3f} + {losses[3]:.3f}, "
-            f"rate {rate:.3g}, {speed:.2f} pairs/s, {left:.0f} s left in this epoch",
-            flush=True,
-        )

@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 
 from rtnet.config import RTNetConfig
 from rtnet.errors import UserError
+from rtnet.model.network import Network, build_network
 from rtnet.model.rtnet import RTNet
-from rtnet.weights import load_published, load_weights
+from rtnet.weights import load_published_file, load_weights
 
 
-def save_model(path: Path, model: RTNet) -> None:
+def save_model(path: Path, model: Network) -> None:
     """Writes weights and config as one safetensors file, aside and then moved."""
     aside = path.with_name(f"{path.name}.part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -23,7 +24,15 @@ def save_model(path: Path, model: RTNet) -> None:
 
 
 def load_model(path: Path) -> RTNet:
-    """A network from a model file, a training checkpoint or a published .pth; nothing in them can run code.
+    """The whole network of a file that `load_network` reads; UserError where it holds one stream alone."""
+    network = load_network(path)
+    if not isinstance(network, RTNet):
+        raise UserError(f"{path} holds the {network.config.streams} stream alone: the whole network is wanted here")
+    return network
+
+
+def load_network(path: Path) -> Network:
+    """A network or stream from a model file, a training checkpoint or a published .pth; nothing in them can run code.
 
     Raises UserError naming the file where it is none of these or its entries don't fit its config.
     """
@@ -32,9 +41,15 @@ def load_model(path: Path) -> RTNet:
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     if path.suffix == ".pt":
-        state = read_training(path, str(path))
-        return _rebuild(state["config"], state["model"], path)
-    return load_published(path)
+        return network_of(read_training(path, str(path)), str(path))
+    return load_published_file(path)
+
+
+def network_of(state: dict[str, Any], origin: str) -> Network:
+    """The network whose "config" and "model" a training checkpoint holds."""
+    network = build_network(RTNetConfig.from_dict(state["config"]))
+    load_weights(network, state["model"], origin)
+    return network
 
 
 def write_training(stream: IO[bytes], state: dict[str, Any]) -> None:
@@ -53,7 +68,7 @@ def read_training(stream: IO[bytes] | Path, origin: str) -> dict[str, Any]:
     return state
 
 
-def _load_safetensors(path: Path) -> RTNet:
+def _load_safetensors(path: Path) -> Network:
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "null"))
@@ -62,10 +77,4 @@ def _load_safetensors(path: Path) -> RTNet:
         raise UserError(f"{path} is not a model file or is damaged: {error}") from error
     if config is None:
         raise UserError(f"{path} holds no config: it was not written by this project")
-    return _rebuild(config, tensors, path)
-
-
-def _rebuild(config: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path) -> RTNet:
-    model = RTNet(RTNetConfig.from_dict(config))
-    load_weights(model, tensors, origin=str(path))
-    return model
+    return network_of({"config": config, "model": tensors}, str(path))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from rtnet.errors import UserError
 
@@ -16,12 +16,16 @@ class RTNetConfig:
 
     backbone: str = "resnet34"
     """The encoder of both streams, by torchvision's name: resnet34 and resnext50_32x4d are the published variants."""
+    streams: Literal["both", "appearance", "motion"] = "both"
+    """Both, which is RTNet, or one stream alone."""
 
     def __post_init__(self) -> None:
         from rtnet.model.backbones import BACKBONES  # late: torch and torchvision take seconds to import
 
         if self.backbone not in BACKBONES:
             raise UserError(f"unknown backbone {self.backbone!r}; there are {', '.join(BACKBONES)}")
+        if self.streams not in ("both", "appearance", "motion"):
+            raise UserError(f"unknown streams {self.streams!r}; there are both, appearance, motion")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""

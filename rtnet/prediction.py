@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,15 +13,21 @@ from rtnet.data.images import Picture
 from rtnet.data.inputs import resize
 from rtnet.model.folding import fold_batch_norms
 from rtnet.model.rtnet import RTNet
+from rtnet.model.stream import Stream
 
 Map = NDArray[np.float32]
+AnyNetwork = TypeVar("AnyNetwork", bound=RTNet | Stream)
 
 
-def for_prediction(model: RTNet, device: torch.device, precision: Literal["float32", "bfloat16"] = "float32") -> RTNet:
-    """A copy for RTNet.predict alone: on the device, in the precision, its batch-norms folded."""
-    copied = copy.deepcopy(model).eval()
+def for_prediction(
+    model: AnyNetwork, device: torch.device, precision: Literal["float32", "bfloat16"] = "float32"
+) -> AnyNetwork:
+    """A copy for the functions below alone: on the device, in the precision, its batch-norms folded."""
+    copied: AnyNetwork = copy.deepcopy(model)
+    copied.eval()
     fold_batch_norms(copied)
-    return copied.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    copied.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    return copied
 
 
 def predict_maps(
@@ -36,11 +42,13 @@ def predict_maps(
     dtype = next(model.parameters()).dtype
     with torch.inference_mode():
         logits = model.predict(frames.to(dtype), flow.to(dtype), pairs=pairs)[:, 0]  # (B, 1, h, w)
-        probabilities = torch.sigmoid(logits.float())
-        return [
-            resize(probability[None], (height, width))[0, 0].clamp(0, 1).cpu().numpy()
-            for probability, (height, width) in zip(probabilities, sizes, strict=True)
-        ]
+        return _at_sizes(logits, sizes)
+
+
+def predict_stream_maps(stream: Stream, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Map]:
+    """The maps of one stream alone, as `predict_maps` gives them. images: (N, 3 or 6, h, w), normalised."""
+    with torch.inference_mode():
+        return _at_sizes(stream(images.to(next(stream.parameters()).dtype))[0], sizes)
 
 
 def stretch(probabilities: Map) -> Map:
@@ -57,3 +65,11 @@ def stretch(probabilities: Map) -> Map:
 def grey_levels(probabilities: Map) -> Picture:
     """A map as a grey picture, uint8 (H, W): round(255 p)."""
     return np.asarray((probabilities * 255).round(), np.uint8)
+
+
+def _at_sizes(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Map]:
+    probabilities = torch.sigmoid(logits.float())  # (N, 1, h, w)
+    return [
+        resize(probability[None], (height, width))[0, 0].clamp(0, 1).cpu().numpy()
+        for probability, (height, width) in zip(probabilities, sizes, strict=True)
+    ]

@@ -27,6 +27,13 @@ def load_published(path: str | Path) -> RTNet:
     return from_published(_read(path), origin=str(path))
 
 
+def load_published_file(path: str | Path) -> RTNet | Stream:
+    """The network or the stream of a published file, as its entries tell. Raises UserError naming the file."""
+    state = _read(path)
+    whole = any(name.startswith(("spatial_net.", "temporal_net.")) for name in _without_prefix(state))
+    return (from_published if whole else stream_from_published)(state, origin=str(path))
+
+
 def load_published_stream(path: str | Path) -> Stream:
     """The stream of a published file (spatial_R34.pth, ...). Raises UserError naming the file."""
     return stream_from_published(_read(path), origin=str(path))
@@ -60,7 +67,7 @@ def to_published(model: RTNet | Stream) -> dict[str, Tensor]:
     A stream's entries come without the stream's name, as in the published stream files. Raises UserError for an encoder
     that was not published.
     """
-    backbone = model.config.backbone if isinstance(model, RTNet) else model.backbone
+    backbone = model.config.backbone
     if backbone not in PUBLISHED_BACKBONES:
         raise UserError(f"there is no published form with {backbone}, only with {' and '.join(PUBLISHED_BACKBONES)}")
     return {published_name(name): value.clone() for name, value in model.state_dict().items()}
@@ -74,6 +81,29 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], origin: str) -
     """
     _check_fit(model.state_dict(), state_dict, f"{origin}: does not fit {_describe(model)}")
     model.load_state_dict(state_dict)
+
+
+def load_from(model: RTNet | Stream, other: RTNet | Stream, origin: str) -> None:
+    """Copies what a network can take over from another with the same encoder.
+
+    One stream goes into that stream of an RTNet; a stream alone takes its own from an RTNet; a motion stream also takes
+    an appearance stream's weights, those of its first convolution repeated for both flow pictures and halved. Raises
+    UserError naming origin where the encoders differ or nothing fits.
+    """
+    backbone, wanted = model.config.backbone, model.config.streams
+    if other.config.backbone != backbone:
+        raise UserError(f"{origin} has the encoder {other.config.backbone}, the network that starts from it {backbone}")
+    if isinstance(other, RTNet) and isinstance(model, Stream):
+        other = other.appearance if wanted == "appearance" else other.motion
+    if isinstance(other, Stream) and isinstance(model, RTNet):
+        model = model.appearance if other.config.streams == "appearance" else model.motion
+    state = other.state_dict()
+    if (wanted, other.config.streams) == ("motion", "appearance"):
+        name = next(name for name, value in state.items() if value.dim() == 4)  # the first convolution's
+        state[name] = torch.cat([state[name]] * 2, dim=1) / 2
+    if (wanted, other.config.streams) == ("appearance", "motion"):
+        raise UserError(f"{origin} is a motion stream: an appearance stream can't start from it")
+    load_weights(model, state, origin)
 
 
 def load_encoder(model: RTNet | Stream, state_dict: Mapping[str, Any], origin: str = "the encoder's weights") -> None:

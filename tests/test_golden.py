@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rtnet.losses import side_map_losses
 from rtnet.model.rtnet import RTNet, SideMaps
+from rtnet.training import Batch, make_optimizer, set_rate, set_trained, train_step
 from rtnet.weights import from_published, published_name, to_published
 from tests.golden import fill
 
@@ -118,23 +119,16 @@ def test_losses_and_gradients_are_the_published_networks(golden: Golden) -> None
 def test_six_steps_of_training_are_the_published_networks(golden: Golden, layout: torch.memory_format) -> None:
     network = golden.fresh_network()
     network.to(memory_format=layout)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9, weight_decay=5e-4)
-    network.requires_grad_(False)
-    for parameter in network.interaction_parameters():
-        parameter.requires_grad_(True)
-
+    optimizer = make_optimizer(network, momentum=0.9, weight_decay=5e-4)
     tolerances = LARGEST_ROW_ERROR[golden.variant]
     if layout == torch.contiguous_format:
         tolerances += LARGEST_ERROR_OF_THE_LAST_ROW.get(golden.variant, ())
     for step, tolerance in enumerate(tolerances):
-        if step == 3:
-            network.requires_grad_(True)
-        optimizer.param_groups[0]["lr"] = 1e-3 if step < 3 else 5e-4
-        row, loss = _losses(network, *golden.inputs(golden.info["seed"] + 100 + step))
+        set_trained(network, "interaction" if step < 3 else "all")
+        set_rate(optimizer, 1e-3 if step < 3 else 5e-4)
+        batch = Batch(*golden.inputs(golden.info["seed"] + 100 + step))
+        row = train_step(network, optimizer, batch, "float32").tolist()
         assert row == pytest.approx(golden.info["trajectory"][step], rel=tolerance)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
 
     # Rounding has grown to 4e-5 by now, so norms are compared in the layout whose kernels made the golden ones.
     if golden.variant == "r34" and layout == torch.contiguous_format:

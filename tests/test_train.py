@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -15,8 +18,9 @@ import torch
 from mlflow import MlflowClient
 
 from pipelines import cli, prepare, train
-from pipelines.config import load_experiment
-from pipelines.registry import download_model, resolve_model
+from pipelines.config import expand_stages, load_experiment
+from pipelines.initial_weights import initial_state
+from pipelines.registry import download_model, list_versions, resolve_model
 from pipelines.run_folder import RunFolder
 from pipelines.session import ray_session
 from pipelines.tracking import tracking_uri
@@ -40,10 +44,30 @@ training:
     - {{last_epoch: 1, rate: 1e-3, trained: interaction}}
     - {{last_epoch: 2, rate: 1e-2}}
   heights: [32, 64]
-  steps_per_epoch: 2
+  steps_per_epoch: 3
 validation: {{height: 64, pictures: 2, every: 2}}
 scaling: {{num_workers: 4, cpus_per_worker: 0.25, threads_per_worker: 1}}
 """
+
+
+STAGES = """
+stages:
+  appearance:
+    model.streams: appearance
+    training.phases: [{last_epoch: 1, rate: 1e-3}]
+    training.steps_per_epoch: 2
+  motion:
+    model.streams: motion
+    model.start_from: stage:appearance
+    training.phases: [{last_epoch: 1, rate: 1e-3}]
+    training.accumulate: 2
+    training.steps_per_epoch: 1
+  joint:
+    model.start_from: [stage:appearance, stage:motion]
+    training.phases: [{last_epoch: 1, rate: 1e-3, trained: interaction}]
+    training.steps_per_epoch: 1
+"""
+PORT = 25117  # of an MLflow server
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +89,32 @@ def undisturbed(recipe: Path) -> RunFolder:
     return RunFolder.of(experiment)
 
 
+@contextmanager
+def _mlflow_server(folder: Path) -> Iterator[None]:
+    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--port", str(PORT), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        f"{folder}/artifacts",
+    ]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=2):
+                break
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
 def _losses(folder: RunFolder, epoch: int) -> list[list[float]]:
-    return [losses for _, _, losses in folder.metrics(epoch)["steps"]]
+    return [losses for _, _, losses in folder.measured(epoch)["steps"]]
 
 
 def test_the_run_is_tracked_with_parameters_curves_and_pictures(recipe: Path, undisturbed: RunFolder) -> None:
@@ -74,16 +122,22 @@ def test_the_run_is_tracked_with_parameters_curves_and_pictures(recipe: Path, un
     client = MlflowClient(tracking_uri(experiment))
     (run,) = client.search_runs([client.get_experiment_by_name("rtnet").experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.params["training.steps_per_epoch"] == "2"
+    assert run.data.params["training.steps_per_epoch"] == "3"
     for name in LOSSES:
         history = client.get_metric_history(run.info.run_id, f"step/{name}")
-        assert sorted(point.step for point in history) == list(range(4))
+        assert sorted(point.step for point in history) == list(range(6))
     rates = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "rate")}
     assert rates == {1: 1e-3, 2: 1e-2}
     for score in ("J", "F", "JF"):
         assert 0 <= run.data.metrics[f"validation/{score}"] <= 1
     pictures = client.list_artifacts(run.info.run_id, "validation/epoch-0002")
     assert len(pictures) == 2
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"recipe.yaml", "environment.txt", "dataset"} <= kept
+    assert run.data.tags["checkpoints"] == undisturbed.uri
+    assert run.data.metrics["speed/pairs_per_s"] > 0
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    assert undisturbed.untracked() == []
 
 
 def test_the_best_epoch_is_the_model_of_the_alias_to_the_last_bit(
@@ -95,12 +149,13 @@ def test_the_best_epoch_is_the_model_of_the_alias_to_the_last_bit(
     epoch, values = train.best_epoch(undisturbed)
     assert int(version.tags["epoch"]) == epoch
     assert float(version.tags["JF"]) == values["validation/JF"]
-    kept = undisturbed.read_checkpoint(epoch)["model"]
+    assert version.tags["recipe"] == "tiny" and {"J", "F", "commit", "dataset.digest"} <= version.tags.keys()
+    kept = undisturbed.read_epoch(epoch)["model"]
     assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_only_the_interaction_modules_move_in_the_first_phase(undisturbed: RunFolder) -> None:
-    before, after, later = (undisturbed.read_checkpoint(epoch)["model"] for epoch in (0, 1, 2))
+    before, after, later = (undisturbed.read_epoch(epoch)["model"] for epoch in (0, 1, 2))
     interaction = ("exchanges.", "fusions.")
     for name, tensor in before.items():
         if not tensor.is_floating_point() or "running" in name:
@@ -128,13 +183,14 @@ def test_a_run_is_not_continued_with_other_settings(recipe: Path, undisturbed: R
 def test_killed_and_run_again_it_gives_the_losses_and_weights_of_an_undisturbed_run(
     recipe: Path, undisturbed: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = [f"storage={recipe.parent}/killed"]
+    """Within an epoch, so that what is lost there is the epoch's beginning if it is not kept."""
+    overrides = [f"storage={recipe.parent}/killed", "training.checkpoint_every=1"]
     folder = RunFolder.of(load_experiment(recipe, overrides))
     command = [sys.executable, "-m", "pipelines.cli", "train", str(recipe), *overrides]
     driver = subprocess.Popen(command, start_new_session=True)
     try:
         deadline = time.monotonic() + 400
-        while folder.epochs() != [0, 1]:
+        while not folder.steps() or folder.steps()[-1] <= 3:
             assert driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
     finally:
@@ -142,12 +198,105 @@ def test_killed_and_run_again_it_gives_the_losses_and_weights_of_an_undisturbed_
         driver.wait()
     assert folder.read("finished.json") is None
     train.run(load_experiment(recipe, overrides))
-    assert "models:/rtnet/1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "models:/rtnet/1" in printed
+    assert not folder.steps() and not list(Path(folder.uri).rglob("*.part"))
     for epoch in (1, 2):
         assert _losses(folder, epoch) == _losses(undisturbed, epoch)
-    ours, theirs = (run.read_checkpoint(2)["model"] for run in (folder, undisturbed))
+    ours, theirs = (run.read_epoch(2)["model"] for run in (folder, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     mlflow.set_tracking_uri(None)
+
+
+def test_stages_follow_one_another_and_each_begins_where_those_before_ended(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    staged = recipe.with_name("staged.yaml")
+    staged.write_text(recipe.read_text().replace("name: tiny", "name: staged") + STAGES)
+    overrides = [f"storage={recipe.parent}/staged", "scaling.num_workers=1"]
+    experiment = load_experiment(staged, overrides)
+    train.run(experiment)
+    folders = {stage.name: RunFolder.of(stage) for stage in expand_stages(experiment)}
+    assert list(folders) == ["staged.appearance", "staged.motion", "staged.joint"]
+    ended = {
+        name: folder.read_epoch(json.loads(folder.read("finished.json") or b"")["epoch"])
+        for name, folder in folders.items()
+    }
+    begun = {name: folder.read_epoch(0)["model"] for name, folder in folders.items()}
+    for stream in ("appearance", "motion"):
+        for name, value in ended[f"staged.{stream}"]["model"].items():
+            assert torch.equal(begun["staged.joint"][f"{stream}.{name}"], value), name
+    stem = ended["staged.appearance"]["model"]["stem.conv.weight"]
+    assert torch.equal(begun["staged.motion"]["stem.conv.weight"], torch.cat([stem, stem], 1) / 2)
+    uri = tracking_uri(experiment)
+    assert {version.name for version in list_versions(uri)} == {"rtnet", "rtnet-appearance", "rtnet-motion"}
+    capsys.readouterr()
+    train.run(load_experiment(staged, [*overrides, "stage=motion"]))
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_damaged_part_of_the_dataset_ends_the_training_with_its_name(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(recipe.parent / "dataset", tmp_path / "dataset")
+    for part in (tmp_path / "dataset").rglob("parts/**/train/**/*.parquet"):
+        part.write_bytes(part.read_bytes()[:5000])
+    overrides = [f"storage={tmp_path}", f"data.dataset={tmp_path}/dataset", "scaling.num_workers=2"]
+    assert cli.main(["train", str(recipe), *overrides]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("rtnet train: ")]
+    assert "is cut short" in line and ".parquet" in line and "rtnet prepare" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_at_a_checkpoint_is_one_line_and_the_run_goes_on_with_more_room(
+    recipe: Path, undisturbed: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Path(undisturbed.checkpoint(0)).stat().st_size
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # Room for the weights before the first step, not for those and the optimizer after it.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={2 * first}", "none", str(disk)], check=True)
+    try:
+        overrides = [f"storage={disk}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "scaling.num_workers=1"]
+        assert cli.main(["train", str(recipe), *overrides]) == 2
+        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("rtnet train: ")]
+        assert "can't be written (No space left on device)" in line
+        subprocess.run(["mount", "-o", f"remount,size={9 * first}", str(disk)], check=True)
+        folder = RunFolder.of(load_experiment(recipe, overrides))
+        assert folder.epochs() == [0]
+        assert cli.main(["train", str(recipe), *overrides]) == 0
+        assert folder.epochs() == [0, 1, 2]
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_an_mlflow_server_that_vanishes_does_not_stop_the_training_and_misses_nothing(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [f"storage={tmp_path}/runs", f"tracking.uri=http://127.0.0.1:{PORT}", "scaling.num_workers=1"]
+    experiment = load_experiment(recipe, overrides)
+    folder = RunFolder.of(experiment)
+    with _mlflow_server(tmp_path):
+        trainer = subprocess.Popen([sys.executable, "-m", "pipelines.cli", "train", str(recipe), *overrides],
+                                   stderr=subprocess.PIPE, text=True)  # fmt: skip
+        while not folder.steps() and folder.epochs() != [0]:
+            assert trainer.poll() is None
+            time.sleep(0.1)
+    _, said = trainer.communicate(timeout=300)
+    assert trainer.returncode == 2
+    (line,) = [x for x in said.splitlines() if x.startswith("rtnet train: ")]
+    assert "all epochs are trained" in line and str(PORT) in line
+    assert folder.epochs() == [0, 1, 2]
+    with _mlflow_server(tmp_path):
+        assert cli.main(["train", str(recipe), *overrides]) == 0
+        client = MlflowClient(f"http://127.0.0.1:{PORT}")
+        (run,) = client.search_runs([client.get_experiment_by_name("rtnet").experiment_id])
+        assert run.info.status == "FINISHED"
+        for name in LOSSES:
+            history = client.get_metric_history(run.info.run_id, f"step/{name}")
+            assert sorted(point.step for point in history) == list(range(6))
+        assert len(client.list_artifacts(run.info.run_id, "validation/epoch-0002")) == 2
+    assert "continuing" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -195,7 +344,7 @@ def test_training_begins_with_the_weights_it_is_given(recipe: Path, tmp_path: Pa
     model = RTNet(RTNetConfig("resnet18"))
     save_model(tmp_path / "start.safetensors", model)
     experiment = load_experiment(recipe, [f"model.start_from={tmp_path}/start.safetensors"])
-    state = train.initial_state(experiment)["model"]
+    state = initial_state(experiment)["model"]
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 

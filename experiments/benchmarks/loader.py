@@ -189,7 +189,13 @@ def _unpacked(loader: Any) -> Iterator[Step]:
         offsets = pa.py_buffer(np.array([0, len(pixels)], np.int64))
         column = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(pixels.numpy())])
         yield from unpack_steps(
-            pa.table({"shapes": pa.array([shapes.numpy().tobytes()], pa.binary()), "pixels": column})
+            pa.table(
+                {
+                    "error": pa.nulls(1, pa.string()),
+                    "shapes": pa.array([shapes.numpy().tobytes()], pa.binary()),
+                    "pixels": column,
+                }
+            )
         )
 
 

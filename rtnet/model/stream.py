@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rtnet.config import RTNetConfig
 from rtnet.data.inputs import resize
 from rtnet.model.backbones import BACKBONES, STRIDES, cut_encoder
 from rtnet.model.layers import ConvNormRelu, spatial_size
@@ -41,6 +42,11 @@ class Stream(nn.Module):
         self.heads = nn.ModuleDict(
             {stride: SideHead(width) for stride, width in zip(STRIDES, (64, 64, 128, 256), strict=True)}
         )
+
+    @property
+    def config(self) -> RTNetConfig:
+        """All that is needed to rebuild this stream."""
+        return RTNetConfig(self.backbone, "appearance" if self.in_channels == 3 else "motion")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(images)
