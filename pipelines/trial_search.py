@@ -19,6 +19,8 @@ from pipelines.sweep import Domain, Overrides, Sweep, points, trial_experiment, 
 from pipelines.trial_reports import ReportEpochs, WriteTrials, report_of
 from pipelines.trials import LAST_EPOCH, SweepFolder, Trial
 
+# Of the process that waits for a trial's workers, which reserve their own: a byte, as Tune does not take nothing.
+_RESOURCES = {"memory": 1.0}
 _DRAWN_BLINDLY = 10  # trials at most, before Optuna goes by what the earlier ones reached
 
 
@@ -41,11 +43,11 @@ def run_trials(
     half = {name: trial.reports for name, trial in known.items() if not trial.ended}
     last_epoch = max(_last_epoch(trial_experiment(base, "", point)) for point in plan) if plan else _last_epoch(base)
     tune.Tuner(
-        tune.with_resources(_trainable(sweep.metric, base, plan, half, parent), {"CPU": 0}),
+        tune.with_resources(_trainable(sweep.metric, base, plan, half, parent), _RESOURCES),
         param_space={"number": tune.grid_search(left)} if plan else {},
         tune_config=tune.TuneConfig(
-            search_alg=None if plan else _optuna(sweep, list(known.values())),
-            scheduler=_scheduler(sweep, last_epoch, list(known.values())),
+            search_alg=None if plan else optuna_of(sweep, list(known.values())),
+            scheduler=scheduler_of(sweep, last_epoch, list(known.values())),
             num_samples=1 if plan else drawn,
             max_concurrent_trials=at_once,
             trial_name_creator=_namer(folder, plan, known),
@@ -58,6 +60,51 @@ def run_trials(
             callbacks=[WriteTrials(folder, known, sweep.metric, ended)],
         ),
     ).fit()
+
+
+def scheduler_of(sweep: Sweep, last_epoch: int, known: Sequence[Trial]) -> ASHAScheduler | None:
+    """ASHA that has heard all that the ended trials reported; none where no rung comes before the last epoch."""
+    wanted = sweep.scheduler
+    if wanted.method == "none" or wanted.grace_period >= last_epoch:
+        return None
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric=sweep.metric,
+        mode="max",
+        max_t=last_epoch - 1,
+        grace_period=wanted.grace_period,
+        reduction_factor=wanted.reduction_factor,
+        stop_last_trials=False,
+    )
+    for trial in (trial for trial in known if trial.ended):
+        told = SimpleNamespace(trial_id=trial.name)
+        scheduler.on_trial_add(None, told)
+        for report in (report for report in trial.reports if LAST_EPOCH not in report):
+            scheduler.on_trial_result(None, told, report)
+    return scheduler
+
+
+def optuna_of(sweep: Sweep, known: Sequence[Trial]) -> OptunaSearch:
+    """A search that begins with the trials that were begun and knows what the ended ones reached."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    blindly = min(_DRAWN_BLINDLY, 1 + sweep.search.trials // 3)
+    # A sampler begins its random numbers anew: with the same seed it would draw the first trials again.
+    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(known), n_startup_trials=blindly)
+    space = {"overrides": {field: _tune_domain(domain) for field, domain in sweep.space.items()}}
+    search = OptunaSearch(
+        OptunaSearch.convert_search_space(space),
+        metric=sweep.metric,
+        mode="max",
+        sampler=sampler,
+        points_to_evaluate=[_point(trial) for trial in known if not trial.ended],
+    )
+    for trial in (trial for trial in known if trial.ended):
+        score = trial.best(sweep.metric).get(sweep.metric)
+        failed = trial.outcome == "failed" or score is None
+        search.add_evaluated_point(_point(trial), None if failed else score, error=failed)
+    return search
 
 
 def _has_ended(known: dict[str, Trial], name: str) -> bool:
@@ -115,51 +162,6 @@ def _namer(folder: SweepFolder, plan: Sequence[Overrides], known: dict[str, Tria
         return fresh.name
 
     return name
-
-
-def _scheduler(sweep: Sweep, last_epoch: int, known: Sequence[Trial]) -> ASHAScheduler | None:
-    """ASHA that has heard all that the ended trials reported; none where no rung comes before the last epoch."""
-    wanted = sweep.scheduler
-    if wanted.method == "none" or wanted.grace_period >= last_epoch:
-        return None
-    scheduler = ASHAScheduler(
-        time_attr="epoch",
-        metric=sweep.metric,
-        mode="max",
-        max_t=last_epoch - 1,
-        grace_period=wanted.grace_period,
-        reduction_factor=wanted.reduction_factor,
-        stop_last_trials=False,
-    )
-    for trial in (trial for trial in known if trial.ended):
-        told = SimpleNamespace(trial_id=trial.name)
-        scheduler.on_trial_add(None, told)
-        for report in (report for report in trial.reports if LAST_EPOCH not in report):
-            scheduler.on_trial_result(None, told, report)
-    return scheduler
-
-
-def _optuna(sweep: Sweep, known: Sequence[Trial]) -> OptunaSearch:
-    """A search that begins with the trials that were begun and knows what the ended ones reached."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    blindly = min(_DRAWN_BLINDLY, 1 + sweep.search.trials // 3)
-    # A sampler begins its random numbers anew: with the same seed it would draw the first trials again.
-    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(known), n_startup_trials=blindly)
-    space = {"overrides": {field: _tune_domain(domain) for field, domain in sweep.space.items()}}
-    search = OptunaSearch(
-        OptunaSearch.convert_search_space(space),
-        metric=sweep.metric,
-        mode="max",
-        sampler=sampler,
-        points_to_evaluate=[_point(trial) for trial in known if not trial.ended],
-    )
-    for trial in (trial for trial in known if trial.ended):
-        score = trial.best(sweep.metric).get(sweep.metric)
-        failed = trial.outcome == "failed" or score is None
-        search.add_evaluated_point(_point(trial), None if failed else score, error=failed)
-    return search
 
 
 def _point(trial: Trial) -> dict[str, Any]:

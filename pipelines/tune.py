@@ -56,17 +56,18 @@ def run(sweep: Sweep, base: Experiment) -> None:
         if facts := folder.read("finished.json"):
             print(f"sweep {folder.uri} is finished: {facts['model']} is its trial {facts['trial']}; nothing to do")
             return
-        parent = _parent_run(sweep, base, folder)
-        print(f"sweep {sweep.name} in {folder.uri}, tracked in {parent.uri}", flush=True)
-        try:
-            with ray_session():
-                trials = _search(sweep, base, folder, parent)
+        with ray_session():
+            at_once = _at_once(sweep, base)
+            parent = _parent_run(sweep, base, folder)
+            print(f"sweep {sweep.name} in {folder.uri}, tracked in {parent.uri}", flush=True)
+            try:
+                trials = _search(sweep, base, folder, at_once, parent)
                 rows = _show(sweep, folder, parent, trials)
                 _register_best(sweep, base, folder, parent, rows)
-        except BaseException as failure:
-            parent.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
-            raise
-        parent.finish()
+            except BaseException as failure:
+                parent.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
+                raise
+            parent.finish()
 
 
 def _absolute(base: Experiment) -> Experiment:
@@ -98,11 +99,10 @@ def _parent_run(sweep: Sweep, base: Experiment, folder: SweepFolder) -> tracking
     return parent
 
 
-def _search(sweep: Sweep, base: Experiment, folder: SweepFolder, parent: tracking.Run) -> list[Trial]:
+def _search(sweep: Sweep, base: Experiment, folder: SweepFolder, at_once: int, parent: tracking.Run) -> list[Trial]:
     """All trials, each ended."""
     from pipelines.trial_search import run_trials
 
-    at_once = _at_once(sweep, base)
     known = {trial.name: trial for trial in folder.trials()}
     ended, total = sum(trial.ended for trial in known.values()), len(points(sweep)) or sweep.search.trials
     print(f"{total} trials, of which {ended} have ended; at most {at_once} at the same time", flush=True)
