@@ -185,7 +185,7 @@ def ssim(p: Tensor, y: Tensor) -> Tensor:
     places = torch.arange(11, dtype=torch.float64) - 5
     line = (-(places**2) / (2 * 1.5**2)).exp().float()
     line = line / line.sum()
-    window = torch.outer(line, line).to(p.dtype)[None, None]
+    window = torch.outer(line, line).to(p)[None, None]
     mu_p, mu_y = F.conv2d(p, window, padding=5), F.conv2d(y, window, padding=5)
     var_p = F.conv2d(p * p, window, padding=5) - mu_p * mu_p
     var_y = F.conv2d(y * y, window, padding=5) - mu_y * mu_y

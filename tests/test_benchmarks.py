@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOY = ["--sizes", "48x80", "--backbones", "resnet34", "--repeats", "1"]
+TOY_STEP = ["--device", "cpu", "--sizes", "48x80", "--rounds", "1"]
 
 
 def _lines(*arguments: str) -> list[str]:
@@ -25,8 +26,15 @@ def test_the_network_is_compared_with_the_plain_one() -> None:
 
 
 @pytest.mark.slow
+def test_a_training_step_is_compared_with_the_plain_one() -> None:
+    *table, last = _lines("experiments.benchmarks.training_step", *TOY_STEP)
+    assert [row.split(" | ")[:4] for row in table[4:]] == [["| resnet34", "48x80", "float32", "1"]]
+    assert re.fullmatch(r"ratio: \d+\.\d\d", last)
+
+
+@pytest.mark.slow
 def test_the_profile_names_the_operators_of_both_training_steps() -> None:
-    lines = _lines("experiments.benchmarks.network", *TOY, "--profile", "--work", "step")
+    lines = _lines("experiments.benchmarks.training_step", *TOY_STEP, "--profile")
     assert sum(line.startswith("| convolution_backward |") for line in lines) == 2
 
 

@@ -1,8 +1,9 @@
-"""One case of network.py, in a process of its own: `python -m experiments.benchmarks.network_case JSON` prints JSON."""
+"""One case of network.py or training_step.py, in a process of its own that prints JSON."""
 
 import ctypes
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from rtnet.model.attention import ATTENTIONS
 from rtnet.model.rtnet import RTNet
 from rtnet.model.transposed_attention import transposed_attention
 from rtnet.prediction import for_prediction
-from rtnet.training import Batch, make_optimizer, set_rate, train_step
+from rtnet.training import Batch, make_optimizer, set_product_precision, set_rate, train_step
 from tests import plain
 from tests.networks import plain_network, random_network
 
@@ -35,7 +36,7 @@ class Case:
     width: int
     batch: int = 1
     device: str = "cpu"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     threads: int = 2
     compile: str = ""
     repeats: int = 3
@@ -55,11 +56,27 @@ class Measured:
     table: str = ""
 
 
+class OutOfMemoryError(SystemExit):
+    """The machine or the GPU has too little for a case; a benchmark that cannot do without it ends with one line."""
+
+
+def measure_apart(case: Case) -> Measured:
+    """Measures a case in a process of its own. Raises SystemExit that names it and the reason where it fails."""
+    command = [sys.executable, "-m", "experiments.benchmarks.network_case", json.dumps(asdict(case))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == -9 or "OutOfMemoryError" in done.stderr:
+        raise OutOfMemoryError(f"{case}: out of memory")
+    if done.returncode:
+        raise SystemExit(f"{case}: {done.stderr.strip().splitlines()[-1]}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
 def measure(case: Case) -> Measured:
     """Runs a case here; the memory is this process's, so one case to a process."""
     torch.manual_seed(0)
     torch.set_flush_denormal(case.side == "ours")  # our programs do so, the published ones do not
     torch.set_num_threads(case.threads)
+    set_product_precision(case.precision)
     peak = _peak(case)
     before = _resident()
     call, flop = _attention(case) if case.work in ("standard", "transposed") else _network(case)
@@ -81,8 +98,9 @@ def _network(case: Case) -> tuple[Callable[[], object], float]:
     frames, flow, masks = _inputs(case)
     if case.work == "step":
         flop = 3 * _flop(lambda: model(frames, flow))
-        make_step = _plain_step if case.side == "plain" else _our_step
-        return make_step(case, model, Batch(frames, flow, masks)), flop
+        if case.side == "plain":
+            return _plain_step(model, frames, flow, masks), flop
+        return _our_step(case, model, Batch(frames, flow, masks)), flop
     model.eval()
     if case.side == "plain":
         network = plain_network(model)
@@ -93,7 +111,7 @@ def _network(case: Case) -> tuple[Callable[[], object], float]:
                     network.side_maps(x, y)
 
         return predict_plainly, 0.0
-    model = for_prediction(model, device, case.precision)
+    model = for_prediction(model, device, "bfloat16" if case.precision == "bfloat16" else "float32")
     frames, flow = (x.to(next(model.parameters()).dtype) for x in (frames, flow))
     pairs = None
     if case.work == "clip":  # frame i with frame i + 1
@@ -119,16 +137,16 @@ def _our_step(case: Case, model: RTNet, batch: Batch) -> Callable[[], object]:
     return lambda: train_step(model, optimizer, batch, case.precision)
 
 
-def _plain_step(case: Case, model: RTNet, batch: Batch) -> Callable[[], object]:
+def _plain_step(model: RTNet, frames: Tensor, flow: Tensor, masks: Tensor) -> Callable[[], object]:
     """The published step: float32, probabilities, every map's loss by itself."""
     network = plain_network(model, training=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
 
     def step() -> None:
         optimizer.zero_grad()
-        for frames, flow, masks in zip(batch.frames, batch.flow, batch.masks, strict=True):
-            maps = network.side_maps(frames, flow)
-            losses = [plain.loss(x, masks) for stream in maps.values() for x in stream]
+        for video, pictures, labels in zip(frames, flow, masks, strict=True):
+            maps = network.side_maps(video, pictures)
+            losses = [plain.loss(x, labels) for stream in maps.values() for x in stream]
             torch.autograd.backward(torch.stack(losses).sum())
         optimizer.step()
 
@@ -138,8 +156,7 @@ def _plain_step(case: Case, model: RTNet, batch: Batch) -> Callable[[], object]:
 def _attention(case: Case) -> tuple[Callable[[], object], float]:
     """One head of 64 channels over as many places as level 1 of the network attends to in pictures of this size."""
     pixels = (case.height // 8) * (case.width // 8)
-    dtype = getattr(torch, case.precision)
-    query, key, value = torch.randn(3, 1, 1, pixels, 64, device=case.device, dtype=dtype)
+    query, key, value = torch.randn(3, 1, 1, pixels, 64, device=case.device, dtype=_dtype(case))
     ours = transposed_attention if case.work == "transposed" else torch.nn.functional.scaled_dot_product_attention
 
     def attend() -> None:
@@ -173,9 +190,13 @@ def _attention_flop(query: torch.Size, key: torch.Size, value: torch.Size, *_: o
     return 4 * count * heads * pixels * pixels * width
 
 
+def _dtype(case: Case) -> torch.dtype:
+    return torch.bfloat16 if case.precision == "bfloat16" else torch.float32
+
+
 def _peak(case: Case) -> float:
     side = 8192 if case.device == "cuda" else 2048
-    matrix = torch.randn(side, side, device=case.device, dtype=getattr(torch, case.precision))
+    matrix = torch.randn(side, side, device=case.device, dtype=_dtype(case))
     out = torch.empty_like(matrix)
     for _ in range(2):
         torch.mm(matrix, matrix, out=out)
