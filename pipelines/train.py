@@ -125,8 +125,12 @@ def _finish(
 ) -> Trained:
     from pipelines.track_epochs import track_epochs
 
-    with tracking.explained(f"{tracked.uri}: all epochs are trained, the same command logs and registers them"):
-        track_epochs(tracked, folder)
+    try:
+        tracking.open_store(tracked.uri)  # which does not wait for minutes
+        with tracking.explained(tracked.uri):
+            track_epochs(tracked, folder)
+    except UserError as error:
+        raise UserError(f"{error}; all epochs are trained: the same command logs and registers them") from error
     trained = Trained(folder, tracked.run_id, *best_epoch(folder))
     model = register_best(experiment, trained, dataset.digest) if register else ""
     tracked.finish()
@@ -245,6 +249,7 @@ def _tracked_run(experiment: Experiment, folder: RunFolder, dataset: Dataset, pa
         tags[tracking.PARENT] = parent
     with tracking.explained(uri):
         tracked = tracking.start_run(experiment, experiment.name, tags=tags, key=known["key"])
+        folder.write("tracking.json", json.dumps(known | {"run_id": tracked.run_id}).encode())
         tracked.log_params(experiment)
         system, root = open_storage(dataset.uri)
         tracked.log_missing({"dataset/provenance.json": read_bytes(system, f"{root}/provenance.json")})

@@ -1,8 +1,7 @@
 """Recipes that tests prepare datasets from, and how they disturb it."""
 
-import os
-import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,15 @@ def preparing(target: Path | str, sources: dict[str, Any], **sections: Any) -> E
 
 
 def kill_a_worker(finished: threading.Event | None = None) -> bool:
-    """Waits for a process that runs a task of Ray Data's maps and kills it; False where it is `finished` before."""
+    """Waits for a process that runs a task of Ray Data's maps and kills it; False where it is `finished` before.
+
+    One of those below this process: other sessions of Ray on the machine are none of its business.
+    """
     finished = finished or threading.Event()
     while not finished.wait(0.02):
-        for process in psutil.process_iter(["cmdline"]):
-            if "ray::Map" in " ".join(process.info["cmdline"] or []):
-                try:
-                    os.kill(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-                return True
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if "ray::Map" in " ".join(process.cmdline()):
+                    process.kill()
+                    return True
     return False
