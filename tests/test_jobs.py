@@ -1,10 +1,17 @@
-"""`ray job submit -- rtnet train ...` on a cluster that `ray start --head` began."""
+"""Verbs as jobs of a cluster that `ray start --head` began: by `rtnet submit`, by plain `ray job submit`, looked at and
+stopped by `rtnet jobs`.
+"""
 
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +20,11 @@ from rtnet.data.clip import write_clip
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 PORT = 26379
 DASHBOARD = 28265
+AGENT = 28365
 ADDRESS = ["--address", f"http://127.0.0.1:{DASHBOARD}"]
 RECIPE = """
 name: job
@@ -27,22 +36,25 @@ validation: {{height: 32}}
 scaling: {{num_workers: 1, cpus_per_worker: 0.5, threads_per_worker: 1}}
 storage: {root}/runs
 """
+# What the carried code does and the installed one does not: each process that trains says which file it runs.
+MARK = """
+import os, pathlib
+pathlib.Path("{root}/ran", str(os.getpid())).write_text(__file__)
+"""
+
+Environment = dict[str, str]
 
 
-def _run(*command: str, environment: dict[str, str]) -> str:
-    done = subprocess.run([str(BIN / command[0]), *command[1:]], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     """The environment of a user of a fresh head node, with a token of its own."""
-    token = tmp_path / "token"
+    token = tmp_path_factory.mktemp("token") / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     ports = ["--port", str(PORT), "--dashboard-port", str(DASHBOARD), "--dashboard-host", "127.0.0.1"]
+    ports += ["--dashboard-agent-listen-port", str(AGENT)]  # its default may be another Ray's on this machine
     head = subprocess.Popen(
         [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "2", *ports], env=environment
     )
@@ -54,7 +66,7 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
         head.wait(60)
 
 
-def _wait_for_jobs(head: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
+def _wait_for_jobs(head: subprocess.Popen[bytes], environment: Environment) -> None:
     deadline = time.monotonic() + 120
     trifle = [str(BIN / "ray"), "job", "submit", *ADDRESS, "--", "true"]
     while subprocess.run(trifle, env=environment, capture_output=True).returncode:
@@ -62,12 +74,154 @@ def _wait_for_jobs(head: subprocess.Popen[bytes], environment: dict[str, str]) -
         time.sleep(1)
 
 
-def test_a_submitted_training_prepares_trains_and_registers(cluster: dict[str, str], tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip", {"train": ["a"], "val": ["b"]}, frames=4, height=32, width=56)
-    recipe = tmp_path / "job.yaml"
-    recipe.write_text(RECIPE.format(root=tmp_path))
+def _run(environment: Environment, *command: str, status: int = 0, folder: Path | None = None) -> str:
+    """What a command of the environment's says, standard error last."""
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]], env=environment, capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def _sleeper(environment: Environment, name: str, command: str) -> str:
+    _run(environment, "ray", "job", "submit", *ADDRESS, "--submission-id", name, "--no-wait", "--", "sh", "-c", command)
+    return name
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip, a recipe, and `ran`, where the marked code says that it ran."""
+    root = tmp_path_factory.mktemp("jobs")
+    write_clip(root / "clip", {"train": ["a"], "val": ["b"]}, frames=4, height=32, width=56)
+    (root / "job.yaml").write_text(RECIPE.format(root=root))
+    (root / "ran").mkdir()
+    return root
+
+
+def test_a_job_prepares_and_trains_with_the_submitters_code(cluster: Environment, root: Path) -> None:
+    checkout = root / "checkout"
+    for package in ("rtnet", "pipelines"):
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    with (checkout / "pipelines" / "train_loop.py").open("a") as file:
+        file.write(MARK.format(root=root))
+    theirs = cluster | {"PYTHONPATH": str(checkout)}
     for verb in ("prepare", "train"):
-        output = _run("ray", "job", "submit", *ADDRESS, "--", "rtnet", verb, str(recipe), environment=cluster)
-        assert "succeeded" in output
-    store = f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert "best" in _run("rtnet", "models", "list", "--tracking", store, environment=cluster)
+        command = ["python", "-m", "pipelines.cli", "submit", verb, str(root / "job.yaml"), *ADDRESS]
+        said = _run(theirs, *command, folder=checkout)
+        assert f"job job-{verb}-" in said and " succeeded after 0:0" in said
+    ran = [path.read_text() for path in (root / "ran").iterdir()]
+    assert len(ran) > 1, "the driver and its worker"
+    assert all("_ray_pkg_" in file for file in ran), ran
+    store = f"sqlite:///{root}/runs/mlflow.db"
+    assert "best" in _run(cluster, "rtnet", "models", "list", "--tracking", store)
+
+
+def test_plain_ray_job_submit_goes_on_where_it_was(cluster: Environment, root: Path) -> None:
+    said = _run(cluster, "ray", "job", "submit", *ADDRESS, "--", "rtnet", "train", str(root / "job.yaml"))
+    assert "succeeded" in said and "finished" in said
+
+
+def test_a_job_that_fails_ends_with_what_it_said_last(cluster: Environment, root: Path) -> None:
+    command = ["rtnet", "submit", "evaluate", str(root / "job.yaml"), "evaluation.masks=/nowhere", *ADDRESS]
+    last = _run(cluster, *command, status=1).splitlines()[-1]
+    assert "failed with exit status 2 after" in last and "rtnet evaluate: " in last and "/nowhere" in last
+
+
+def test_jobs_are_listed_followed_and_stopped(cluster: Environment, root: Path) -> None:
+    job = _sleeper(cluster, "sleeper", "echo asleep; sleep 300")
+    rows = {line.split()[0]: line.split()[1] for line in _run(cluster, "rtnet", "jobs", *ADDRESS).splitlines()}
+    assert rows["job"] == "status" and rows[job] in ("pending", "running")
+    follower = subprocess.Popen(
+        [str(BIN / "rtnet"), "jobs", "logs", job, "--follow", *ADDRESS],
+        env=cluster,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout is not None
+    while "asleep\n" not in (line := follower.stdout.readline()):
+        assert line
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=30)
+    assert follower.returncode == 1 and f"job {job} goes on" in said and f"rtnet jobs stop {job} --address" in said
+    assert "is running" in _run(cluster, "rtnet", "jobs", "status", job, *ADDRESS)
+    assert f"job {job} was stopped" in _run(cluster, "rtnet", "jobs", "stop", job, *ADDRESS)
+    assert f"job {job} had ended: it was stopped" in _run(cluster, "rtnet", "jobs", "stop", job, *ADDRESS)
+    assert "asleep" in _run(cluster, "rtnet", "jobs", "logs", job, *ADDRESS)
+    assert "no-such does not exist" in _run(cluster, "rtnet", "jobs", "logs", "no-such", *ADDRESS, status=2)
+
+
+def test_a_lost_connection_is_taken_up_again(cluster: Environment) -> None:
+    job = _sleeper(cluster, "counter", "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done")
+    with _Relay(DASHBOARD) as relay:
+        follower = subprocess.Popen(
+            [str(BIN / "rtnet"), "jobs", "logs", job, "--follow", "--address", f"http://127.0.0.1:{relay.port}"],
+            env=cluster,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert follower.stdout is not None
+        said = ""
+        while "line 2" not in said:
+            said += follower.stdout.readline()
+        relay.cut()
+        said += follower.communicate(timeout=60)[0]
+    assert [line for line in said.splitlines() if line.startswith("line")] == [f"line {i}" for i in range(1, 9)]
+    assert follower.returncode == 0 and f"job {job} succeeded" in said and relay.cuts
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "Missing authentication token"),
+        ({"RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "f" * 32}, "Invalid authentication token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_a_token_that_is_missing_or_wrong_is_one_line(
+    cluster: Environment, variables: Environment, said: str, root: Path
+) -> None:
+    line = _run(cluster | variables, "rtnet", "submit", "train", str(root / "job.yaml"), *ADDRESS, status=2)
+    assert said in line and line.count("\n") == 1 and "~/.ray/auth_token" in line
+
+
+class _Relay:
+    """A port that leads to another one of this machine, until it is cut."""
+
+    def __init__(self, target: int) -> None:
+        self._target, self._ends, self.cuts = target, list[socket.socket](), 0
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._door.getsockname()[1])
+
+    def __enter__(self) -> "_Relay":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._door.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Breaks all connections; new ones are welcome."""
+        self.cuts += len(self._ends)
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._door.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=_pour, args=(one, other), daemon=True).start()
+
+
+def _pour(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
