@@ -5,30 +5,28 @@ does nothing once it is finished.
 """
 
 import json
+import signal
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-import numpy as np
 
 from pipelines import tracking
 from pipelines.code_version import code_commit
 from pipelines.config import Experiment, expand_stages
 from pipelines.dataset import Dataset
 from pipelines.initial_weights import initial_state
-from pipelines.loader import READ_CPUS, Schedule
 from pipelines.lock import sole_writer
 from pipelines.registry import MODEL_FILE, register_model
 from pipelines.run_folder import RunFolder, decisive_settings
-from pipelines.sections import Scaling
 from pipelines.session import ray_session
 from pipelines.storage import absolute, open_storage, read_bytes
 from pipelines.system_metrics import system_metrics
-from pipelines.validation import validation_rows
+from pipelines.train_checks import check_data, check_resources
 from rtnet.checkpoint import network_of, save_model
 from rtnet.errors import UserError
 
@@ -48,7 +46,7 @@ def run(experiment: Experiment) -> None:
     stages = expand_stages(experiment)
     # What is wrong with a later stage is said before hours go into an earlier one.
     for stage in stages:
-        _check_data(stage, Dataset(stage.data.dataset))
+        check_data(stage, Dataset(stage.data.dataset))
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
             print(f"stage {number} of {len(stages)}: {stage.name}", flush=True)
@@ -67,7 +65,7 @@ def train_one(
     experiment = _absolute(experiment)
     folder = RunFolder.of(experiment)
     dataset = Dataset(experiment.data.dataset)
-    _check_data(experiment, dataset)
+    check_data(experiment, dataset)
     settings = decisive_settings(experiment, dataset.digest)
     folder.refuse_other_settings(settings)
     if finished := folder.read("finished.json"):
@@ -81,7 +79,7 @@ def train_one(
         print(f"training {experiment.name} in {folder.uri}, tracked in {tracked.uri}", flush=True)
         try:
             with ray_session(), system_metrics(tracked):
-                _check_resources(experiment.scaling)
+                check_resources(experiment.scaling)
                 if fresh is not None:  # from here on the run is begun, with these settings
                     folder.claim(settings)
                     folder.write_epoch(0, fresh)
@@ -182,7 +180,8 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
         ),
     )
     try:
-        error = str(trainer.fit().return_value["error"])
+        with _interrupts_given_back():
+            error = str(trainer.fit().return_value["error"])
     except TrainingFailedError:
         if (stopped := folder.read(STOPPED)) is None:
             raise
@@ -191,49 +190,25 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
         raise UserError(error)
 
 
+@contextmanager
+def _interrupts_given_back() -> Iterator[None]:
+    """Ray Train keeps Ctrl-C for itself for good, and after its end starts a new Ray to tell a controller of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:  # Ray's answer to Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _absolute(experiment: Experiment) -> Experiment:
     """Workers have working folders of their own."""
     data = experiment.data.model_copy(update={"dataset": absolute(experiment.data.dataset)})
     return experiment.model_copy(update={"data": data, "storage": absolute(experiment.storage)})
-
-
-def _check_data(experiment: Experiment, dataset: Dataset) -> None:
-    world = experiment.scaling.num_workers
-    schedule = Schedule.of(experiment, dataset, world)
-    _warn_of_mixed_flow(dataset, schedule.rows)
-    if not schedule.steps_per_epoch:
-        raise UserError(
-            f"dataset {dataset.uri}: split '{experiment.training.split}' has fewer frames than the "
-            f"{world * schedule.pairs_per_step} of one step: lower scaling.num_workers, training.batch_size or "
-            "training.accumulate"
-        )
-    validation_rows(dataset, experiment)
-
-
-def _warn_of_mixed_flow(dataset: Dataset, rows: np.ndarray) -> None:
-    """Networks learn one estimator's errors: a mixture may be meant, and is said."""
-    views = Counter(str(name) for name in dataset.column("estimator")[rows] if name)
-    if len(views) > 1:
-        made_by = ", ".join(f"{name} ({count} views)" for name, count in views.most_common())
-        print(f"warning: the flow of {dataset.uri} is a mixture: {made_by}", flush=True)
-
-
-def _check_resources(scaling: Scaling) -> None:
-    """Ray would wait forever for what isn't there."""
-    import ray
-
-    cluster = ray.cluster_resources()
-    needed = {"CPU": scaling.num_workers * scaling.cpus_per_worker + READ_CPUS}
-    if scaling.use_gpu:
-        needed["GPU"] = float(scaling.num_workers)
-    for kind, amount in needed.items():
-        there = cluster.get(kind, 0.0)
-        if there < amount:
-            raise UserError(
-                f"scaling asks for {scaling.num_workers} workers, {amount:g} {kind}s with the reading tasks, and the "
-                f"cluster has {there:g}: lower scaling.num_workers"
-                + (" or scaling.cpus_per_worker" if kind == "CPU" else " or set scaling.use_gpu=false")
-            )
 
 
 def _tracked_run(experiment: Experiment, folder: RunFolder, dataset: Dataset, parent: str) -> tracking.Run:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import loader as benchmark
-from pipelines import loader, prepare, train
+from pipelines import loader, prepare
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.loader import Schedule, read_steps
 from pipelines.session import ray_session
+from pipelines.train_checks import warn_of_mixed_flow
 from rtnet.data.clip import write_clip
 from tests.recipes import preparing
 
@@ -114,9 +115,9 @@ def test_training_on_flow_of_several_estimators_is_said(
     experiment: Experiment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = Dataset(experiment.data.dataset)
-    train._warn_of_mixed_flow(dataset, np.arange(dataset.index.num_rows))
+    warn_of_mixed_flow(dataset, np.arange(dataset.index.num_rows))
     assert "mixture: dis-ultrafast" in capsys.readouterr().out
-    train._warn_of_mixed_flow(dataset, np.flatnonzero(dataset.column("dataset") == "one"))
+    warn_of_mixed_flow(dataset, np.flatnonzero(dataset.column("dataset") == "one"))
     assert not capsys.readouterr().out
 
 
