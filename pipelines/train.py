@@ -28,6 +28,7 @@ from pipelines.storage import absolute, open_storage, read_bytes
 from pipelines.system_metrics import system_metrics
 from pipelines.train_checks import check_data, check_resources
 from rtnet.checkpoint import network_of, save_model
+from rtnet.config import RTNetConfig
 from rtnet.errors import UserError
 
 
@@ -46,6 +47,7 @@ def run(experiment: Experiment) -> None:
     stages = expand_stages(experiment)
     # What is wrong with a later stage is said before hours go into an earlier one.
     for stage in stages:
+        RTNetConfig(stage.model.backbone, stage.model.streams)
         check_data(stage, Dataset(stage.data.dataset))
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:

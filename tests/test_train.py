@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from pipelines import cli, prepare, train
 from pipelines.config import expand_stages, load_experiment
 from pipelines.initial_weights import initial_state
+from pipelines.lock import sole_writer
 from pipelines.registry import download_model, list_versions, resolve_model
 from pipelines.run_folder import RunFolder
 from pipelines.session import ray_session
@@ -206,6 +207,24 @@ def test_killed_and_run_again_it_gives_the_losses_and_weights_of_an_undisturbed_
     ours, theirs = (run.read_epoch(2)["model"] for run in (folder, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     mlflow.set_tracking_uri(None)
+
+
+def test_a_training_begins_with_the_registered_model_that_it_names(recipe: Path, undisturbed: RunFolder) -> None:
+    overrides = [f"storage={recipe.parent}/undisturbed", "model.start_from=models:/rtnet@best"]
+    begun = initial_state(load_experiment(recipe, overrides))["model"]
+    kept = undisturbed.read_epoch(train.best_epoch(undisturbed)[0])["model"]
+    assert all(torch.equal(begun[name], tensor) for name, tensor in kept.items())
+
+
+def test_the_second_of_two_trainers_of_one_run_says_so(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [f"storage={tmp_path}"]
+    folder = RunFolder.of(load_experiment(recipe, overrides))
+    with sole_writer(*folder.place, "the run"):
+        assert cli.main(["train", str(recipe), *overrides]) == 2
+    assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
+    assert not folder.epochs()
 
 
 def test_stages_follow_one_another_and_each_begins_where_those_before_ended(
