@@ -182,7 +182,7 @@ def candidates(sweep: Sweep) -> list[Overrides]:
 
 def trial_name(number: int, overrides: Overrides) -> str:
     """Such as 003-resnet50-0.001."""
-    values = "-".join(_short(value) for value in overrides.values())
+    values = "-".join(_short(value) for value in overrides.values()).replace("e+", "e")
     return f"{number:03d}-{re.sub('[^A-Za-z0-9_.-]+', '_', values)[:48]}"
 
 

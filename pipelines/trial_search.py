@@ -3,6 +3,7 @@
 Imported within a Ray session.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -37,6 +38,8 @@ def run_trials(
 
     known: the trials by name, changed as they go. parent: the sweep's MLflow run. ended: called with each that ends.
     """
+    for name in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):  # of failed trials and files not wanted
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     plan = points(sweep)
     left = [number for number, point in enumerate(plan) if not _has_ended(known, trial_name(number, point))]
     drawn = sweep.search.trials - sum(trial.ended for trial in known.values())

@@ -28,6 +28,7 @@ from pipelines.trials import SweepFolder, Trial, as_csv, as_text, table
 from rtnet.errors import UserError
 
 _SETTINGS = {  # read by Tune: paths mean the same in trials, and its files and messages are ours already
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one can't be silenced
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -140,10 +141,10 @@ def _close_run(base: Experiment, trial: Trial) -> None:
     """Says in a trial's MLflow run how it ended, as the trial itself may not have come to it."""
     statuses: dict[str, Literal["FAILED", "KILLED"]] = {"failed": "FAILED", "stopped": "KILLED"}
     run_folder = RunFolder.of(trial_experiment(base, trial.name, trial.overrides))
-    kept = run_folder.read("tracking.json")
-    if trial.outcome not in statuses or kept is None:
+    kept = json.loads(run_folder.read("tracking.json") or b"{}")
+    if trial.outcome not in statuses or "run_id" not in kept:
         return
-    tracked, status = tracking.Run(**json.loads(kept)), statuses[trial.outcome]
+    tracked, status = tracking.Run(kept["uri"], kept["run_id"]), statuses[trial.outcome]
     with suppress(Exception), tracking.impatient():  # the table says it as well
         if tracking.client(tracked.uri).get_run(tracked.run_id).info.status != status:
             tracked.finish(status)
