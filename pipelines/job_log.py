@@ -5,6 +5,7 @@ import sys
 import time
 from contextlib import aclosing
 from datetime import timedelta
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from pipelines.job_client import UnreachableError, reason
@@ -45,7 +46,7 @@ def outcome(found: "JobDetails") -> str:
     said = (found.message or "").strip()
     if found.status == "FAILED":
         if found.driver_exit_code is not None:  # then the message holds the log's last lines, and these the reason
-            words, said = f"{words} with exit status {found.driver_exit_code}", said.splitlines()[-1]
+            words, said = f"{words} with exit status {found.driver_exit_code}", shorten(said.splitlines()[-1], 500)
         return f"{words} after {duration(found)}: {said}"
     return f"{words} after {duration(found)}"
 

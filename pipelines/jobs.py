@@ -11,7 +11,7 @@ from pipelines.job_client import add_address, open_client
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-_STOPPING = 60.0  # seconds; Ray kills a job that does not end by itself after three
+_STOPPING = 60.0  # seconds; a job that does not end by itself is killed before
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

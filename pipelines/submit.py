@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).resolve().parents[1]  # the checkout, or where the packages are installed
 _CODE = ("rtnet", "pipelines", "pyproject.toml")
+# A job that is stopped ends as by Ctrl-C: with its tracked run closed. Ray's own way is SIGKILL after 3 seconds.
+_STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
 
 
 def add_arguments(parser: argparse.ArgumentParser, verbs: Iterable[str]) -> None:
@@ -56,7 +58,8 @@ def run_command(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe = _carry(Path(folder), recipes)
         command = ["python", "-m", "pipelines.cli", verb, recipe, *options.overrides]
-        client.submit_job(entrypoint=shlex.join(command), submission_id=job, runtime_env={"working_dir": folder})
+        environment = {"working_dir": folder, "env_vars": _STOP}
+        client.submit_job(entrypoint=shlex.join(command), submission_id=job, runtime_env=environment)
     print(f"job {job} is submitted to {client.get_address()}", flush=True)
     if options.no_wait:
         print(next_steps(client, job))
