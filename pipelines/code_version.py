@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import distributions, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 
 from pipelines.commit import commit_tags
 
@@ -11,7 +11,7 @@ _VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy", "opencv-python-he
 
 def code_tags() -> dict[str, str]:
     """The code's commit, where it is known, and the main libraries' versions, as a tracked run's tags."""
-    return {**commit_tags(), **{f"version.{package}": version(package) for package in _VERSIONS}}
+    return {**commit_tags(), **{f"version.{package}": _version(package) for package in _VERSIONS}}
 
 
 def code_commit() -> str:
@@ -26,3 +26,10 @@ def environment() -> str:
     packages = sorted({f"{each.metadata['Name']}=={each.version}" for each in distributions()}, key=str.lower)
     machine = f"{platform.platform()}, {os.cpu_count()} processors"
     return "\n".join([f"# Python {platform.python_version()}, {machine}", *packages, ""])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # such as ours, where a job carries the code
+        return "not installed"
