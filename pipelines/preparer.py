@@ -16,7 +16,7 @@ from pipelines.dataset_writer import part_file, read_part, write_part
 from pipelines.sections import Flow
 from pipelines.storage import open_storage
 from rtnet.data.flips import VIEWS, flip
-from rtnet.data.flow import FlowEstimator, dis, neighbour_flows
+from rtnet.data.flow import DIS_SMALLEST, FlowEstimator, dis, neighbour_flows
 from rtnet.data.flow_files import flow_file, has_views, read_flow_picture
 from rtnet.data.flow_picture import flow_picture
 from rtnet.data.frames import EncodedFrame, read_frames
@@ -145,6 +145,10 @@ def _with_flow(
             forward, backward = (None if file is None else read_flow_picture(file) for file in files)
             yield encoded, forward, backward
         return
+    for encoded, picture in read:
+        if part.flow.estimator == "dis" and min(picture.shape[:2]) < DIS_SMALLEST:
+            size = f"{picture.shape[1]} x {picture.shape[0]}"
+            raise UserError(f"{encoded.frame.image}: {size} pixels, and DIS needs at least 12 x 12: leave it out")
     pictures = (flip(picture, view) for _, picture in read)
     flows = neighbour_flows(pictures, estimator(part.flow, device), part.flow.height)
     for place, ((encoded, _), (_, forth, back)) in enumerate(zip(read, flows, strict=True), start=part.read[0]):

@@ -24,7 +24,7 @@ DIS_PRESETS = {
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,
     "medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM,
 }
-_DIS_SMALLEST = 12  # OpenCV refuses a smaller frame
+DIS_SMALLEST = 12  # OpenCV refuses a smaller frame
 
 
 class FlowEstimator(Protocol):
@@ -115,7 +115,7 @@ def digest_of(*facts: str) -> str:
 
 
 def _grey(frame: Picture) -> Picture:
-    if min(frame.shape[:2]) < _DIS_SMALLEST:
+    if min(frame.shape[:2]) < DIS_SMALLEST:
         raise UserError(f"DIS needs frames of at least 12 x 12 pixels, not {frame.shape[1]} x {frame.shape[0]}")
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
 
