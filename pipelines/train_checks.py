@@ -39,10 +39,7 @@ def check_resources(scaling: Scaling) -> None:
     import ray
 
     cluster = ray.cluster_resources()
-    needed = {"CPU": scaling.num_workers * scaling.cpus_per_worker + READ_CPUS}
-    if scaling.use_gpu:
-        needed["GPU"] = float(scaling.num_workers)
-    for kind, amount in needed.items():
+    for kind, amount in resources_needed(scaling).items():
         there = cluster.get(kind, 0.0)
         if there < amount:
             raise UserError(
@@ -50,3 +47,9 @@ def check_resources(scaling: Scaling) -> None:
                 f"cluster has {there:g}: lower scaling.num_workers"
                 + (" or scaling.cpus_per_worker" if kind == "CPU" else " or set scaling.use_gpu=false")
             )
+
+
+def resources_needed(scaling: Scaling) -> dict[str, float]:
+    """What a training takes of a cluster, its reading tasks included."""
+    needed = {"CPU": scaling.num_workers * scaling.cpus_per_worker + READ_CPUS}
+    return needed | ({"GPU": float(scaling.num_workers)} if scaling.use_gpu else {})

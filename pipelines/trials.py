@@ -82,17 +82,20 @@ class SweepFolder:
         path = f"{root}/{name}"
         return read_json(system, path) if system.get_file_info(path).type == fs.FileType.File else {}
 
-    def claim(self, settings: Mapping[str, Any]) -> None:
-        """Keeps the settings of a sweep that begins; UserError where it was begun with others, or a run lies here."""
+    def refuse_other_settings(self, now: Mapping[str, Any]) -> None:
+        """UserError where a sweep was begun here with others, or a run lies here."""
         before = self.read("sweep.json")
         if not before and self.read("recipe.json"):
             raise UserError(f"{self.uri} is the folder of a run: give the sweep another name")
-        changed = [key for key in sorted(before.keys() | settings) if before.get(key) != settings.get(key)]
+        changed = [key for key in sorted(before.keys() | now) if before.get(key) != now.get(key)]
         if before and changed:
             raise UserError(
                 f"sweep {self.uri} was begun with {changed[0]} = {before.get(changed[0])}, now it is "
-                f"{settings.get(changed[0])}: give the sweep another name, or delete that folder and its trials'"
+                f"{now.get(changed[0])}: give the sweep another name, or delete that folder and its trials'"
             )
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """Keeps the settings of a sweep whose trials now begin."""
         self.write("sweep.json", json.dumps(settings, indent=2).encode())
 
 

@@ -18,12 +18,12 @@ from typing import Any, Literal
 from pipelines import tracking, train
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
-from pipelines.loader import READ_CPUS
 from pipelines.lock import sole_writer
 from pipelines.run_folder import RunFolder, decisive_settings
 from pipelines.session import ray_session
 from pipelines.storage import absolute, open_storage
-from pipelines.sweep import Sweep, candidates, in_words, load_sweep, points, trial_experiment
+from pipelines.sweep import Sweep, candidates, load_sweep, points, trial_experiment
+from pipelines.train_checks import check_data, check_resources, resources_needed
 from pipelines.trials import SweepFolder, Trial, as_csv, as_text, table
 from rtnet.errors import UserError
 
@@ -53,22 +53,24 @@ def run(sweep: Sweep, base: Experiment) -> None:
     dataset = Dataset(base.data.dataset)
     system, path = open_storage(folder.uri)
     with sole_writer(system, path, f"sweep {folder.uri}"):
-        folder.claim(_settings(sweep, base, dataset.digest))
+        settings = _settings(sweep, base, dataset.digest)
+        folder.refuse_other_settings(settings)
         if facts := folder.read("finished.json"):
             print(f"sweep {folder.uri} is finished: {facts['model']} is its trial {facts['trial']}; nothing to do")
             return
         with ray_session():
+            check_data(base, dataset)
             at_once = _at_once(sweep, base)
             parent = _parent_run(sweep, base, folder)
             print(f"sweep {sweep.name} in {folder.uri}, tracked in {parent.uri}", flush=True)
             try:
+                folder.claim(settings)
                 trials = _search(sweep, base, folder, at_once, parent)
                 rows = _show(sweep, folder, parent, trials)
                 _register_best(sweep, base, folder, parent, rows)
             except BaseException as failure:
                 parent.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
                 raise
-            parent.finish()
 
 
 def _absolute(base: Experiment) -> Experiment:
@@ -118,20 +120,11 @@ def _at_once(sweep: Sweep, base: Experiment) -> int:
     """How many trials run at the same time; UserError where there is no room for one, or for those wanted."""
     import ray
 
-    cluster = ray.cluster_resources()
-    room = []
+    there, room = ray.cluster_resources(), []
     for overrides in candidates(sweep):
         scaling = trial_experiment(base, "candidate", overrides).scaling
-        needs = {"CPU": scaling.num_workers * scaling.cpus_per_worker + READ_CPUS}
-        if scaling.use_gpu:
-            needs["GPU"] = scaling.num_workers
-        for kind, amount in needs.items():
-            room.append(int(cluster.get(kind, 0) / amount))
-            if not room[-1]:
-                raise UserError(
-                    f"sweep {sweep.name}, {in_words(overrides)}: a trial needs {amount:g} {kind}s with the reading "
-                    f"tasks, and the cluster has {cluster.get(kind, 0):g}: lower scaling.num_workers or what each takes"
-                )
+        check_resources(scaling)
+        room += [int(there[kind] / amount) for kind, amount in resources_needed(scaling).items()]
     if sweep.at_once is not None and sweep.at_once > min(room):
         raise UserError(f"sweep {sweep.name}: at_once is {sweep.at_once}, and the cluster has room for {min(room)}")
     return sweep.at_once or min(room)
@@ -184,5 +177,6 @@ def _register_best(
     with tracking.explained(parent.uri):
         parent.log_metrics({f"best/{name}": value for name, value in best.items() if name.startswith("validation/")})
         parent.set_tags({"best.trial": best["trial"], "best.model": model})
+        parent.finish()
     folder.write("finished.json", json.dumps({"model": model, "trial": best["trial"]}).encode())
     print(f"{model} (alias {experiment.tracking.alias}) is trial {best['trial']}", flush=True)

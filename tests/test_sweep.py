@@ -155,14 +155,15 @@ def test_what_is_known_of_trials_survives_in_the_sweeps_folder(tmp_path: Path) -
 
 def test_a_sweep_is_not_continued_with_other_settings_nor_in_a_runs_folder(tmp_path: Path) -> None:
     folder = SweepFolder(str(tmp_path / "sweep"))
+    folder.refuse_other_settings({"seed": 3})
     folder.claim({"space.x": {"grid": [1]}, "seed": 0})
-    folder.claim({"space.x": {"grid": [1]}, "seed": 0})
+    folder.refuse_other_settings({"space.x": {"grid": [1]}, "seed": 0})
     with pytest.raises(UserError, match=r"begun with seed = 0, now it is 1"):
-        folder.claim({"space.x": {"grid": [1]}, "seed": 1})
+        folder.refuse_other_settings({"space.x": {"grid": [1]}, "seed": 1})
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.json").write_text('{"seed": 0}')
     with pytest.raises(UserError, match="folder of a run"):
-        SweepFolder(str(tmp_path / "run")).claim({"seed": 0})
+        SweepFolder(str(tmp_path / "run")).refuse_other_settings({"seed": 0})
 
 
 def test_the_picture_shows_every_trial_that_has_a_score() -> None:
