@@ -44,7 +44,9 @@ def run_trials(
     left = [number for number, point in enumerate(plan) if not _has_ended(known, trial_name(number, point))]
     drawn = sweep.search.trials - sum(trial.ended for trial in known.values())
     half = {name: trial.reports for name, trial in known.items() if not trial.ended}
-    last_epoch = max(_last_epoch(trial_experiment(base, "", point)) for point in plan) if plan else _last_epoch(base)
+    last_epoch = (
+        max(_last_epoch(trial_experiment(base, "candidate", point)) for point in plan) if plan else _last_epoch(base)
+    )
     tune.Tuner(
         tune.with_resources(_trainable(sweep.metric, base, plan, half, parent), _RESOURCES),
         param_space={"number": tune.grid_search(left)} if plan else {},
@@ -94,7 +96,7 @@ def optuna_of(sweep: Sweep, known: Sequence[Trial]) -> OptunaSearch:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     blindly = min(_DRAWN_BLINDLY, 1 + sweep.search.trials // 3)
     # A sampler begins its random numbers anew: with the same seed it would draw the first trials again.
-    sampler = optuna.samplers.TPESampler(seed=sweep.search.seed + len(known), n_startup_trials=blindly)
+    sampler = optuna.samplers.TPESampler(seed=(sweep.search.seed + len(known)) % 2**32, n_startup_trials=blindly)
     space = {"overrides": {field: _tune_domain(domain) for field, domain in sweep.space.items()}}
     search = OptunaSearch(
         OptunaSearch.convert_search_space(space),

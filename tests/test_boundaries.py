@@ -32,11 +32,11 @@ def test_rtnet_runs_without_ray_mlflow_yaml_pydantic_and_pipelines() -> None:
 
 
 def test_only_tracking_and_what_builds_on_it_load_mlflow() -> None:
-    others = ("config", "dataset", "storage", "loader", "prepare", "run_folder", "validation", "predictor")
+    others = ("config", "dataset", "storage", "loader", "prepare", "run_folder", "validation", "predictor", "sweep")
     assert "mlflow" not in _loaded_after("\n".join(f"import pipelines.{module}" for module in others))
 
 
-@pytest.mark.parametrize("verb", [[], ["prepare"], ["train"], ["models"], ["submit"], ["jobs"], ["demo"]])
+@pytest.mark.parametrize("verb", [[], ["prepare"], ["train"], ["tune"], ["models"], ["submit"], ["jobs"], ["demo"]])
 def test_help_needs_neither_torch_nor_ray_nor_mlflow(verb: list[str]) -> None:
     code = f"""
 import sys
