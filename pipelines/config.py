@@ -205,7 +205,13 @@ def _known(location: tuple[int | str, ...], top: type[BaseModel]) -> str:
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a word; recipes mean the number."""
+    """YAML 1.1 takes 1e-3 for a word; recipes mean the number. Of a key given twice it drops the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"'{twice[0]}' is there twice, again in line {node.start_mark.line + 1} or below")
+        return super().construct_mapping(node, deep)
 
 
 _Yaml.add_implicit_resolver(

@@ -14,6 +14,9 @@ from pyarrow import fs
 from pipelines.dataset import INDEX_SCHEMA, KEYS, PICTURES, SCHEMA, SIZES
 from pipelines.storage import read_json, write_whole
 
+OURS = {"parts", "claims", "index.parquet", "provenance.json"}
+"""What lies in a dataset's folder."""
+
 _STAMP = b"rtnet.stamp"
 
 
@@ -88,6 +91,23 @@ def is_whole(system: fs.FileSystem, root: str, made_as: str) -> bool:
     except pa.ArrowInvalid:
         return False
     return bool(metadata.get(_STAMP) == made_as.encode())
+
+
+def torn_parts(system: fs.FileSystem, root: str) -> list[str]:
+    """The parts that the index names and that are not there, or end before a picture of theirs does."""
+    found = system.get_file_info(fs.FileSelector(f"{root}/parts", recursive=True, allow_not_found=True))
+    sizes = {info.path.removeprefix(f"{root}/"): info.size for info in found if info.type == fs.FileType.File}
+    with system.open_input_file(f"{root}/index.parquet") as file:
+        index = pq.read_table(file)
+    ends = index.group_by("file").aggregate(
+        [(f"{name}_{what}", "max") for name in PICTURES for what in ("start", "size")]
+    )
+    torn = []
+    for row in ends.to_pylist():
+        starts = [row[f"{name}_start_max"] for name in PICTURES if row[f"{name}_start_max"] is not None]
+        if sizes.get(row["file"], 0) <= max(starts):
+            torn.append(row["file"])
+    return sorted(torn)
 
 
 def read_provenance(system: fs.FileSystem, root: str) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from pipelines import dataset_writer
 from pipelines.config import Experiment
 from pipelines.dataset import INDEX_SCHEMA
 from pipelines.lock import sole_writer
-from pipelines.preparer import Part, make_part, parts_of, unpacked
+from pipelines.preparer import Part, estimator_name, make_part, parts_of, unpacked
 from pipelines.session import ray_session
 from pipelines.sources import flow_of, read_sources
 from pipelines.storage import absolute, open_storage
@@ -40,15 +40,25 @@ def run(experiment: Experiment) -> None:
         for pattern in (flow.forward, flow.backward) if flow else ():
             if pattern is not None:
                 check_pattern(pattern)
+    system, root = open_storage(target)
+    _refuse_other_folder(system, root, target)
     sequences = read_sources(experiment)
+    for name in {sequence.dataset for sequence in sequences if sequence.kind != "stills"}:
+        estimator_name(flow_of(experiment, name))  # weights that can't be had are no sequence's fault
     faults = Faults(experiment.prepare.on_error == "skip")
     parts = _parts(experiment, sequences, faults)
     provenance = _provenance(experiment, parts)
     made_as = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
-    system, root = open_storage(target)
     before = dataset_writer.read_provenance(system, root)
     _refuse_other_flow(target, before, provenance)
-    if dataset_writer.is_whole(system, root, made_as) and (faults.skip or not (before or {}).get("skipped")):
+    whole = before is not None and dataset_writer.is_whole(system, root, made_as)
+    torn = dataset_writer.torn_parts(system, root) if whole else []
+    if torn:
+        print(
+            f"{len(torn)} parts of {target} are missing or cut short, such as {torn[0]}: they are made again",
+            flush=True,
+        )
+    elif whole and (faults.skip or not (before or {}).get("skipped")):
         print(f"{target} is whole already: nothing to do")
         faults.report((before or {}).get("skipped", {}))
         return
@@ -211,6 +221,17 @@ def _provenance(experiment: Experiment, parts: list[Part]) -> dict[str, Any]:
         "versions": {name: version(name) for name in packages},
         "parts": {part.file: part.stamp for part in parts},
     }
+
+
+def _refuse_other_folder(system: fs.FileSystem, root: str, target: str) -> None:
+    """A dataset has its folder to itself: someone who deletes it is to delete nothing else."""
+    if system.get_file_info(root).type == fs.FileType.File:
+        raise UserError(f"data.dataset={target} is a file: give a new folder")
+    if dataset_writer.read_provenance(system, root) is not None:
+        return
+    found = {info.base_name for info in system.get_file_info(fs.FileSelector(root, allow_not_found=True))}
+    if others := sorted(found - dataset_writer.OURS):
+        raise UserError(f"data.dataset={target} holds {others[0]}, which is none of a dataset's: give a new folder")
 
 
 def _refuse_other_flow(target: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:

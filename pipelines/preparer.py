@@ -142,13 +142,14 @@ def _with_flow(
     if part.flow.estimator == "files":
         for place, (encoded, _) in enumerate(read, start=part.start):
             files = _flow_files(part, place, view)
-            forward, backward = (None if file is None else read_flow_picture(file) for file in files)
+            size = encoded.height, encoded.width
+            forward, backward = (None if file is None else read_flow_picture(file, size) for file in files)
             yield encoded, forward, backward
         return
     for encoded, picture in read:
         if part.flow.estimator == "dis" and min(picture.shape[:2]) < DIS_SMALLEST:
-            size = f"{picture.shape[1]} x {picture.shape[0]}"
-            raise UserError(f"{encoded.frame.image}: {size} pixels, and DIS needs at least 12 x 12: leave it out")
+            pixels = f"{picture.shape[1]} x {picture.shape[0]}"
+            raise UserError(f"{encoded.frame.image}: {pixels} pixels, and DIS needs at least 12 x 12: leave it out")
     pictures = (flip(picture, view) for _, picture in read)
     flows = neighbour_flows(pictures, estimator(part.flow, device), part.flow.height)
     for place, ((encoded, _), (_, forth, back)) in enumerate(zip(read, flows, strict=True), start=part.read[0]):

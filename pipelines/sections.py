@@ -48,6 +48,10 @@ class Flow(Section):
         given = self.forward is not None and self.backward is not None
         if given != (self.estimator == "files") or (self.forward is None) != (self.backward is None):
             raise ValueError("forward and backward are both given with estimator 'files', and with no other")
+        if given and ("{view}" in str(self.forward)) != ("{view}" in str(self.backward)):
+            raise ValueError(
+                "{view} is in one of forward and backward: there is flow of the flipped frames for both or none"
+            )
         return self
 
 

@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="folder or URI that `rtnet prepare` made")
     parser.add_argument("sequence", metavar="SEQUENCE", nargs="?", help="NAME, SPLIT/NAME or DATASET/SPLIT/NAME")
-    parser.add_argument("--sheet", metavar="PATH", help="where the contact sheet goes; default: ./NAME.png")
+    parser.add_argument("--sheet", metavar="PATH", help="where the contact sheet goes; default: NAME-sheet.png, here")
     parser.add_argument("--digest", action="store_true", help="check every picture and print a digest of the content")
 
 
@@ -41,7 +41,7 @@ def run_command(options: argparse.Namespace) -> None:
         print_sequence(dataset, rows)
         shown = frames_and_flips(dataset, rows)
     name = "-".join(filter(None, [Path(options.dataset.split("?")[0]).name, options.sequence]))
-    target = Path(options.sheet or f"{name.replace('/', '-')}.png")
+    target = Path(options.sheet or f"{name.replace('/', '-')}-sheet.png")
     try:
         target.write_bytes(contact_sheet(dataset, shown))
     except OSError as error:

@@ -97,3 +97,9 @@ def test_the_published_rates_of_the_joint_training() -> None:
     assert [phase_of(phases, epoch).trained for epoch in (1, 4, 5, 99)] == ["interaction", "interaction", "all", "all"]
     with pytest.raises(ValueError, match="100"):
         phase_of(phases, 100)
+
+
+def test_a_source_that_is_there_twice_is_refused(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text() + "\nname: again\n")
+    with pytest.raises(UserError, match="'name' is there twice"):
+        load_experiment(recipe)

@@ -88,6 +88,33 @@ def test_a_bad_file_stops_or_its_sequence_is_left_out_and_listed(
     assert content_digest(Dataset(str(target))) == _undisturbed(clip)
 
 
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "cut"])
+def test_a_part_that_went_missing_since_is_made_again(
+    clip: Path, gone: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare.run(_experiment(clip))
+    target = clip.parent / "dataset"
+    expected, part = content_digest(Dataset(str(target))), next(target.rglob("parts/**/*.parquet"))
+    if gone:
+        part.unlink()
+    else:
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    capsys.readouterr()
+    prepare.run(_experiment(clip))
+    printed = capsys.readouterr().out
+    assert "1 parts" in printed and part.name in printed
+    assert content_digest(Dataset(str(target))) == expected
+
+
+def test_a_folder_that_holds_other_things_is_not_written_into(clip: Path) -> None:
+    target = clip.parent / "dataset"
+    target.mkdir()
+    (target / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds mine\.txt"):
+        prepare.run(_experiment(clip))
+    assert [path.name for path in target.iterdir()] == ["mine.txt"]
+
+
 def test_a_torn_part_is_made_again(clip: Path) -> None:
     prepare.run(_experiment(clip))
     target = clip.parent / "dataset"

@@ -42,13 +42,30 @@ def test_a_flo_file_cut_short_is_refused_by_name(tmp_path: Path, cut: int) -> No
 
 def test_a_flo_file_becomes_a_picture_and_a_picture_stays_one(tmp_path: Path) -> None:
     write_flo(tmp_path / "a.flo", FLOW)
-    assert np.array_equal(read_flow_picture(tmp_path / "a.flo"), flow_picture(FLOW))
+    assert np.array_equal(read_flow_picture(tmp_path / "a.flo", FLOW.shape[:2]), flow_picture(FLOW))
     (tmp_path / "a.png").write_bytes(encode_png(flow_picture(FLOW)))
-    assert np.array_equal(read_flow_picture(tmp_path / "a.png"), flow_picture(FLOW))
+    assert np.array_equal(read_flow_picture(tmp_path / "a.png", FLOW.shape[:2]), flow_picture(FLOW))
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-50])
     for name in ("b.png", "c.png", "c.flo"):
         with pytest.raises(UserError, match=name):
-            read_flow_picture(tmp_path / name)
+            read_flow_picture(tmp_path / name, FLOW.shape[:2])
+
+
+@pytest.mark.parametrize(("size", "fits"), [((66, 240), True), ((17, 60), True), ((33, 90), False), ((120, 33), False)])
+def test_flow_is_of_its_frames_proportions(tmp_path: Path, size: tuple[int, int], fits: bool) -> None:
+    write_flo(tmp_path / "a.flo", FLOW)
+    if fits:
+        assert read_flow_picture(tmp_path / "a.flo", size).shape == (*FLOW.shape[:2], 3)
+    else:
+        with pytest.raises(UserError, match=rf"a\.flo: 120 x 33, and its frame is {size[1]} x {size[0]}"):
+            read_flow_picture(tmp_path / "a.flo", size)
+
+
+def test_flow_of_which_nothing_is_known_is_refused(tmp_path: Path) -> None:
+    for value in (np.nan, 2e9):
+        write_flo(tmp_path / "a.flo", np.full_like(FLOW, value))
+        with pytest.raises(UserError, match=r"a\.flo: no pixel"):
+            read_flow_picture(tmp_path / "a.flo", FLOW.shape[:2])
 
 
 def test_a_pattern_gives_each_flow_its_file_whatever_is_in_the_names() -> None:

@@ -13,6 +13,7 @@ from rtnet.errors import UserError
 PLACEHOLDERS = ("sequence", "frame", "neighbour", "view")
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_UNKNOWN = 1e9  # Middlebury's mark is above it
 _FLO_MAGIC = np.float32(202021.25).astype("<f4").tobytes()
 
 
@@ -48,17 +49,30 @@ def flow_file(pattern: str, sequence: str, frame: str, neighbour: str, view: str
     return Path(_PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), pattern))
 
 
-def read_flow_picture(path: Path) -> NDArray[np.uint8]:
+def read_flow_picture(path: Path, frame_size: tuple[int, int]) -> NDArray[np.uint8]:
     """A flow picture, uint8 (H, W, 3) RGB: a .flo file's flow made into one, or any other file's picture as it is.
 
-    Raises UserError, naming the file, where it is missing, cut short, or neither flow nor a picture.
+    frame_size: (height, width) of its frame; the flow may be smaller or larger, in the same proportions. Raises
+    UserError, naming the file, where it is missing, cut short, neither flow nor a picture, of other proportions, or
+    unknown everywhere.
     """
     path = Path(path)
     if path.suffix.lower() == ".flo":
-        return flow_picture(read_flo(path))
-    data = _read(path)
-    check_image(data, str(path))
-    return decode_image(data, str(path))
+        flow = read_flo(path)
+        if not (np.abs(flow) < _UNKNOWN).all(axis=2).any():
+            raise UserError(f"{path}: no pixel of this flow is known: compute it again")
+        picture = flow_picture(flow)
+    else:
+        data = _read(path)
+        check_image(data, str(path))
+        picture = decode_image(data, str(path))
+    (height, width), (rows, columns) = frame_size, picture.shape[:2]
+    # Rounding the smaller of two sizes moves a side by a pixel at most.
+    if abs(columns - rows * width / height) > 1 + width / height:
+        raise UserError(
+            f"{path}: {columns} x {rows}, and its frame is {width} x {height}: compute the flow of the frame"
+        )
+    return picture
 
 
 def read_flo(path: Path) -> NDArray[np.float32]:

@@ -49,6 +49,8 @@ def list_frames(source: Source) -> Listing:
     blank = Sequence(source.dataset, source.split or "train", root.resolve().name or "frames", ())
     if pictures(images):
         own = None if masks is None or not is_folder(masks / blank.name) else masks / blank.name
+        if source.annotations is not None and not pictures(own or source.annotations):
+            raise UserError(f"{own or source.annotations}: holds no masks of the frames in {images}")
         return [(blank, partial(_fill_frames, images, own or masks))]
     inner = [folder for folder in subfolders(images) if folder.name.lower() not in _MASKS]
     if not inner:

@@ -1,10 +1,13 @@
 """Video files: which there are, and how many frames each gives."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import cv2
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a video, our errors say
 
 from rtnet.data.layouts.folders import PICTURES, files, is_file, is_folder, pictures
 from rtnet.data.layouts.manifest import Frame, Listing, Sequence, Source
@@ -47,6 +50,7 @@ def open_video(path: Path) -> cv2.VideoCapture:
         raise UserError(f"{path}: vanished after it was listed") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): allow it or leave it out") from None
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     # An absolute path is never taken for a URL, and this backend not for a pattern of pictures' names.
     capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     if not capture.isOpened():
@@ -93,6 +97,6 @@ def _count(path: Path) -> int:
         raise UserError(f"{path}: no frame of this video can be decoded: copy it again or convert it")
     missing = promised - count
     ends_early = path.suffix.lower() in _COUNTED or rate <= 0 or latest + 2 / rate < 0.99 * promised / rate
-    if missing > 1 and missing > 0.01 * promised and ends_early:
+    if missing >= 1 and missing > 0.01 * promised and ends_early:
         raise UserError(f"{path}: the video breaks off after {count} of {promised:.0f} frames: copy it again")
     return count
