@@ -92,7 +92,8 @@ class _Reading:
 
 def _read(reader: Callable[[], Iterator[Any]], pairs: int) -> _Reading:
     """At both moments as much is read ahead, so what is spent between them is what those pairs cost."""
-    begin, end = pairs // 4, pairs - max(1, pairs // 8)
+    begin = max(1, pairs // 4)
+    end = max(begin + 1, pairs - pairs // 8)
     started = time.perf_counter()
     read = reader()
     next(read)
