@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_as_they_were() -> None:
 
 def test_one_stream_starts_that_stream_of_the_whole_network() -> None:
     network = _network("both")
-    streams = {name: _network(name, seed=5) for name in ("appearance", "motion")}  # type: ignore[arg-type]
+    streams = {name: _network(name, seed=5) for name in ("appearance", "motion")}
     for stream in streams.values():
         load_from(network, stream, "a stage")
     assert isinstance(network, RTNet)
