@@ -46,6 +46,7 @@ from rtnet.data.planes import decode_planes, encode_planes, planes_shape
 from rtnet.training import make_batch
 
 SIZE = (384, 672)
+_TICK = 0.01  # seconds: processor time comes in these
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -101,7 +102,7 @@ def _read(reader: Callable[[], Iterator[Any]], pairs: int) -> _Reading:
     count = 1 + sum(1 for _ in islice(read, begin - 1))
     spent, between = _Spent(), time.perf_counter()
     count += sum(1 for _ in islice(read, end - begin))
-    seconds, cpu = time.perf_counter() - between, spent.seconds()
+    seconds, cpu = time.perf_counter() - between, max(spent.seconds(), _TICK)
     count += sum(1 for _ in read)
     assert count == pairs, f"{count} pairs of {pairs}"
     return _Reading(first - started, (end - begin) / seconds, 1000 * cpu / (end - begin))
