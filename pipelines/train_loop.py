@@ -95,6 +95,7 @@ def _train(worker: Worker) -> None:
     trained = _restore(worker, state)
     losses: list[Losses] = [(step, stamp, list(each)) for step, stamp, each in state["losses"]]
     done = state["epoch"] * per_epoch + len(losses)
+    del state["model"], state["optimizer"]  # hundreds of megabytes, which live on in the network
     _report_missed(worker, done)
     phases = [Phase(**phase.model_dump()) for phase in worker.experiment.training.phases]
     read = read_steps(worker.schedule, worker.rank, done, phases[-1].last_epoch * per_epoch)
