@@ -79,7 +79,7 @@ def killed(sweep: Path) -> float:
     driver = subprocess.Popen([sys.executable, "-m", "pipelines.cli", "tune", str(sweep)], start_new_session=True)
     try:
         run = RunFolder(str(sweep.parent / "runs" / "rates.002-0.001"))
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 540
         while 1 not in run.epochs():
             assert driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)

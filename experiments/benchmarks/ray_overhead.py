@@ -60,13 +60,15 @@ def _train(recipe: Path, storage: Path) -> Round:
     started = time.time()
     driver = _start_verb("train", recipe, f"storage={storage}")
     folder = RunFolder.of(load_experiment(recipe, [f"storage={storage}"]))
-    while 1 not in folder.epochs():
-        if driver.poll() is not None:
-            raise SystemExit(f"`rtnet train` ended with status {driver.returncode}")
-        time.sleep(1)
-    whole = time.time()
-    driver.send_signal(signal.SIGINT)
-    driver.wait()
+    try:
+        while 1 not in folder.epochs():
+            if driver.poll() is not None:
+                raise SystemExit(f"`rtnet train` ended with status {driver.returncode}")
+            time.sleep(1)
+        whole = time.time()
+    finally:
+        driver.send_signal(signal.SIGINT)
+        driver.wait()
     kept = folder.measured(1)
     stamps = [stamp for _, stamp, _ in kept["steps"]]
     validation = (kept["time"] - stamps[-1]) / 1000
