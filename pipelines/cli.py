@@ -2,8 +2,11 @@
 
 import argparse
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rtnet.errors import UserError
 
@@ -20,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0, 2 after a user's mistake (one line on stderr), 1 after any other failure."""
     options = _parser().parse_args(arguments)
     try:
-        _dispatch(options)
+        with _terminated_as_interrupted():
+            _dispatch(options)
     except UserError as error:
         print(f"rtnet {options.verb}: {error}", file=sys.stderr)
         return 2
@@ -28,6 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rtnet {options.verb}: stopped; the same command continues", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, as `ray job stop` and schedulers send it, ends a verb as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(options: argparse.Namespace) -> None:

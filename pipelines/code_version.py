@@ -4,14 +4,17 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, distributions, version
 
+import cv2
+
 from pipelines.commit import commit_tags
 
-_VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy", "opencv-python-headless", "rtnet")
+_VERSIONS = ("torch", "torchvision", "ray", "mlflow", "numpy", "rtnet")
 
 
 def code_tags() -> dict[str, str]:
     """The code's commit, where it is known, and the main libraries' versions, as a tracked run's tags."""
-    return {**commit_tags(), **{f"version.{package}": _version(package) for package in _VERSIONS}}
+    versions = {f"version.{package}": _version(package) for package in _VERSIONS}
+    return {**commit_tags(), **versions, "version.opencv": cv2.__version__}  # its packages have several names
 
 
 def code_commit() -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
+import cv2
 import pyarrow as pa
 from pyarrow import fs
 
@@ -214,11 +215,11 @@ def _provenance(experiment: Experiment, parts: list[Part]) -> dict[str, Any]:
             "flow": flow_of(experiment, name).model_dump(mode="json"),
             "estimator": made[0] if made else "",
         }
-    packages = ("opencv-python-headless", "torchvision", "pyarrow")
     return {
         "sources": sources,
         "views": list(VIEWS),
-        "versions": {name: version(name) for name in packages},
+        # OpenCV comes in packages of several names.
+        "versions": {"opencv": cv2.__version__, **{name: version(name) for name in ("torchvision", "pyarrow")}},
         "parts": {part.file: part.stamp for part in parts},
     }
 

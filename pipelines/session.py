@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP's advice in every worker about an option that the frozen phase needs
 }
 
 
@@ -35,6 +38,7 @@ def ray_session() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    terminated = signal.getsignal(signal.SIGTERM)
     if address is None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
         _start_local()
@@ -43,6 +47,8 @@ def ray_session() -> Iterator[None]:
             ray.init(address=address, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray's own way prints its stack
     quieten_ray_data()
     try:
         yield

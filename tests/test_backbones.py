@@ -26,8 +26,8 @@ def test_an_encoder_is_built_trained_saved_and_loaded(backbone: str, tmp_path: P
 
     def loss_of_step() -> float:
         torch.manual_seed(1)  # the blocks that ConvNeXt leaves out
-        _, appearance, _, motion = train_step(network, optimizer, batch, "float32").tolist()
-        return appearance + motion
+        _, appearance, _, motion = train_step(network, optimizer, batch, "float32")
+        return float(appearance + motion)
 
     first = loss_of_step()
     slope = sum(float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None)
