@@ -184,12 +184,32 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
     try:
         with _interrupts_given_back():
             error = str(trainer.fit().return_value["error"])
-    except TrainingFailedError:
-        if (stopped := folder.read(STOPPED)) is None:
+    except TrainingFailedError as failure:
+        if (stopped := folder.read(STOPPED)) is not None:
+            error = stopped.decode()
+        elif lost := _lost_workers(failure):
+            error = (
+                f"run {folder.uri}: its workers were lost {scaling.max_failures + 1} times, the last time so: {lost}; "
+                "the same command continues it; where memory is short, lower scaling.num_workers or training.batch_size"
+            )
+        else:
             raise
-        error = stopped.decode()
     if error:
         raise UserError(error)
+
+
+def _lost_workers(failure: Exception) -> str:
+    """What ended the workers, in one line, where it was not their code: killed, out of memory, or never started."""
+    from ray.exceptions import OutOfMemoryError, RayActorError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    causes = list(getattr(failure, "worker_failures", {}).values())
+    for cause in causes:
+        if isinstance(cause, WorkerHealthCheckFailedError):
+            cause = cause.health_check_failure
+        if isinstance(cause, RayActorError | OutOfMemoryError):
+            return " ".join(line.strip() for line in str(cause).splitlines() if ":" not in line[:20])[:300]
+    return ""
 
 
 @contextmanager
