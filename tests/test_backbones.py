@@ -12,7 +12,7 @@ from rtnet.model.rtnet import RTNet
 from rtnet.training import Batch, make_optimizer, set_rate, train_step
 
 SWEEP, _ = load_sweep(Path(__file__).parents[1] / "experiments" / "sweeps" / "backbones.yaml")
-RATE = 1e-10  # so small that the loss falls as its gradient says: the deep encoders' random weights curve it
+RATE = 1e-12  # so small that the loss falls as its gradient says: the deep encoders' random weights curve it
 
 
 @pytest.mark.parametrize("backbone", [point["model.backbone"] for point in points(SWEEP)])

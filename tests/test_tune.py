@@ -48,7 +48,7 @@ recipe: tiny.yaml
 overrides: {{storage: {root}/runs}}
 space:
   training.phases.0.rate: {{grid: [1e-2, 1e+30, 1e-3]}}
-at_once: 1
+at_once: 2
 scheduler: {{method: none}}
 """
 
@@ -75,18 +75,23 @@ def _trial(sweep: Path, number: int) -> Trial | None:
 
 @pytest.fixture(scope="module")
 def killed(sweep: Path) -> float:
-    """The sweep is killed while its third trial trains; when the first trial's last checkpoint was written."""
+    """The sweep is killed once its third trial has begun; when the first trial's last checkpoint was written."""
     driver = subprocess.Popen([sys.executable, "-m", "pipelines.cli", "tune", str(sweep)], start_new_session=True)
     try:
         run = RunFolder(str(sweep.parent / "runs" / "rates.002-0.001"))
         deadline = time.monotonic() + 540
-        while 1 not in run.epochs():
+        while not run.epochs() or any(_outcome(sweep, number) in (None, "begun") for number in (0, 1)):
             assert driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
     finally:
         os.kill(driver.pid, signal.SIGKILL)
         driver.wait()
     return _written(sweep)
+
+
+def _outcome(sweep: Path, number: int) -> str | None:
+    trial = _trial(sweep, number)
+    return trial.outcome if trial else None
 
 
 def _written(sweep: Path) -> float:
