@@ -158,6 +158,8 @@ def _blocks(share: _Share, steps: range, per_block: int, store_bytes: float) -> 
 def _execution(share: _Share, steps: range, per_block: int, store_bytes: float) -> Iterator[pa.Table]:
     import ray.data
 
+    from pipelines.pace import Pace
+
     quieten_ray_data()
     # Not ray.data.range: that would be a stage of tasks of its own, in the readers' way.
     count = -(-len(steps) // per_block)
@@ -177,6 +179,7 @@ def _execution(share: _Share, steps: range, per_block: int, store_bytes: float) 
     options.resource_limits = options.resource_limits.copy(object_store_memory=store_bytes)
     blocks.context.target_max_block_size = None  # a block is what one call returns
     blocks.context.execution_no_progress_timeout_s = -1  # training sets the pace, and pauses for validation
+    blocks.context.custom_execution_callback_classes = [Pace]
     yield from blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
 
 
