@@ -158,7 +158,7 @@ def _blocks(share: _Share, steps: range, per_block: int, store_bytes: float) -> 
 def _execution(share: _Share, steps: range, per_block: int, store_bytes: float) -> Iterator[pa.Table]:
     import ray.data
 
-    from pipelines.pace import Pace
+    from pipelines.pace import Pace, consumed
 
     quieten_ray_data()
     # Not ray.data.range: that would be a stage of tasks of its own, in the readers' way.
@@ -180,7 +180,7 @@ def _execution(share: _Share, steps: range, per_block: int, store_bytes: float) 
     blocks.context.target_max_block_size = None  # a block is what one call returns
     blocks.context.execution_no_progress_timeout_s = -1  # training sets the pace, and pauses for validation
     blocks.context.custom_execution_callback_classes = [Pace]
-    yield from blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    yield from consumed(iter(blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)))
 
 
 def _read(numbers: pa.Table, share: _Share) -> pa.Table:
