@@ -20,7 +20,7 @@ _asked = threading.Event()
 _asked.set()
 
 
-class Pace(ExecutionCallback):
+class Pace(ExecutionCallback):  # type: ignore[misc]
     """For a DataContext's `custom_execution_callback_classes`, of a dataset that `consumed` iterates over."""
 
     def __init__(self) -> None:
