@@ -199,7 +199,7 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
 
 
 def _lost_workers(failure: Exception) -> str:
-    """What ended the workers, in one line, where it was not their code: killed, out of memory, or never started."""
+    """What ended the workers, in one line, where it was not their code: killed, or out of memory."""
     from ray.exceptions import OutOfMemoryError, RayActorError
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 

@@ -33,6 +33,12 @@ def test_a_training_step_is_compared_with_the_plain_one() -> None:
 
 
 @pytest.mark.slow
+def test_the_profile_names_the_operators_of_both_training_steps() -> None:
+    lines = _lines("experiments.benchmarks.training_step", *TOY_STEP, "--profile")
+    assert sum(line.startswith("| convolution_backward |") for line in lines) == 2
+
+
+@pytest.mark.slow
 def test_bfloat16_is_compared_with_float32_after_a_training() -> None:
     toy = ["--steps", "2", "--height", "48", "--frames", "4", "--backbone", "resnet18"]
     lines = _lines("experiments.benchmarks.precision", *toy)

@@ -4,7 +4,7 @@
 
 Runs the command as a user does, in processes of its own: on one core, on two, and on two with the data several times
 over. Views are made of every frame, with DIS. Memory is each process's own (USS), looked at every two seconds: a look
-costs 60 ms of processor time, which a run on both cores has to share. Shared memory is Ray's object store. The last
+costs processor time, which a run on both cores has to share. Shared memory is Ray's object store. The last
 line is the rate on two cores over that on one.
 """
 
