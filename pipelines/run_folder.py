@@ -6,6 +6,7 @@ steps/000000123.pt            the state after so many steps, within an epoch; th
 measured/0003.json            an epoch's losses, scores and rates; written before its checkpoint
 measured/0003/*.jpg           its validation pictures
 measured/0003.tracked         all of that is in the tracked run
+stopped.txt                   why a rank stopped it though no machine failed; until it is begun again
 finished.json                 written when the model is registered
 """
 
@@ -21,6 +22,7 @@ from pipelines.config import Experiment
 from pipelines.storage import absolute, open_storage, read_bytes, whole_file, write_whole
 from rtnet.errors import UserError
 
+STOPPED = "stopped.txt"
 DECISIVE = ("model", "training", "validation")
 
 

@@ -22,7 +22,7 @@ from pipelines.dataset import Dataset
 from pipelines.initial_weights import initial_state
 from pipelines.lock import sole_writer
 from pipelines.registry import MODEL_FILE, register_model
-from pipelines.run_folder import RunFolder, decisive_settings
+from pipelines.run_folder import STOPPED, RunFolder, decisive_settings
 from pipelines.session import ray_session
 from pipelines.storage import absolute, open_storage, read_bytes
 from pipelines.system_metrics import system_metrics
@@ -155,7 +155,7 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
     from ray.train.torch import TorchTrainer
 
     from pipelines.track_epochs import TrackEpochs
-    from pipelines.train_loop import STOPPED, train_worker
+    from pipelines.train_worker import train_worker
 
     scaling = experiment.scaling
     drop_torn_snapshot(folder)
@@ -187,29 +187,15 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
     except TrainingFailedError as failure:
         if (stopped := folder.read(STOPPED)) is not None:
             error = stopped.decode()
-        elif lost := _lost_workers(failure):
+        elif lost := lost_workers(failure):
             error = (
-                f"run {folder.uri}: its workers were lost {scaling.max_failures + 1} times, the last time so: {lost}; "
-                "the same command continues it; where memory is short, lower scaling.num_workers or training.batch_size"
+                f"run {folder.uri} has lost its workers, the last time so: {lost}; the same command continues it; "
+                "where memory is short, lower scaling.num_workers or training.batch_size"
             )
         else:
             raise
     if error:
         raise UserError(error)
-
-
-def _lost_workers(failure: Exception) -> str:
-    """What ended the workers, in one line, where it was not their code: killed, or out of memory."""
-    from ray.exceptions import OutOfMemoryError, RayActorError
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-
-    causes = list(getattr(failure, "worker_failures", {}).values())
-    for cause in causes:
-        if isinstance(cause, WorkerHealthCheckFailedError):
-            cause = cause.health_check_failure
-        if isinstance(cause, RayActorError | OutOfMemoryError):
-            return " ".join(line.strip() for line in str(cause).splitlines() if ":" not in line[:20])[:300]
-    return ""
 
 
 @contextmanager
@@ -262,6 +248,21 @@ def drop_torn_snapshot(folder: RunFolder) -> None:
     except ValueError:
         print(f"{folder.uri}/{name} was torn by a kill: left aside; the run continues from its newest checkpoint")
         folder.delete(name)
+
+
+def lost_workers(failure: Exception) -> str:
+    """What ended the workers, in one line, where it was not their code: killed, or out of memory."""
+    from ray.exceptions import OutOfMemoryError, RayActorError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    causes = [*getattr(failure, "worker_failures", {}).values(), getattr(failure, "controller_failure", None)]
+    for cause in causes:
+        if isinstance(cause, WorkerHealthCheckFailedError):
+            cause = cause.health_check_failure
+        if isinstance(cause, RayActorError | OutOfMemoryError):
+            said = [line for line in str(cause).splitlines() if not line[:1].isspace()]  # the others are its fields
+            return " ".join(said)[:300]
+    return ""
 
 
 def _scores(values: dict[str, float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.loader import Schedule, read_steps
 from pipelines.progress import Progress
-from pipelines.run_folder import RunFolder
+from pipelines.run_folder import STOPPED, RunFolder
 from pipelines.saver import Saver, report_epoch
 from pipelines.step_block import Step
 from pipelines.validation import validate
@@ -39,7 +39,6 @@ from rtnet.training import (
     train_step,
 )
 
-STOPPED = "stopped.txt"  # in the run's folder: why, until it is begun again
 Losses = tuple[int, int, list[float]]  # global step, time in ms since 1970, mean losses over all ranks
 
 
@@ -74,20 +73,12 @@ class Trained:
         }
 
 
-def train_worker(values: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train calls this on each worker; it goes on from the newest checkpoint in the run's folder.
+def train_rank(experiment: Experiment) -> None:
+    """In each of Ray Train's workers: goes on from the newest checkpoint in the run's folder, to the end.
 
-    Returns {"error": ""}, or what stopped the training though no machine failed: the same on all ranks.
+    Raises UserError, the same on all ranks, where something stops the training though no machine failed.
     """
-    worker = _worker(Experiment.model_validate(values))
-    try:
-        _train(worker)
-    except UserError as error:
-        return {"error": str(error)}
-    return {"error": ""}
-
-
-def _train(worker: Worker) -> None:
+    worker = _worker(experiment)
     if stopped := worker.folder.read(STOPPED):
         raise UserError(stopped.decode())
     per_epoch = worker.schedule.steps_per_epoch

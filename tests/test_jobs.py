@@ -39,7 +39,7 @@ storage: {root}/runs
 # What the carried code does and the installed one does not: each process that trains says which file it runs, and
 # `evaluate` takes its time.
 MARKS = {
-    "train_loop": """
+    "train_worker": """
 import os, pathlib
 pathlib.Path("{root}/ran", str(os.getpid())).write_text(__file__)
 """,
