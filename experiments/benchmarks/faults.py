@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="a folder for all that is written; default: it is deleted")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what it started ends with it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell begins behind itself ignores Ctrl-C
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         return _compare(options, (options.keep or Path(scratch)).resolve(), scratch)
 
