@@ -5,6 +5,7 @@ number of workers changes which worker sees a pair, not which pairs there are. W
 numbers; what it carries back are the bytes of `step_block`.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -161,6 +162,8 @@ def _execution(share: _Share, steps: range, per_block: int, store_bytes: float) 
     from pipelines.pace import Pace, consumed
 
     quieten_ray_data()
+    # It warns that no task may ever run where it has no core to set aside for each rank; that one is there was checked.
+    logging.getLogger("ray.data._internal.execution.resource_manager").setLevel(logging.ERROR)
     # Not ray.data.range: that would be a stage of tasks of its own, in the readers' way.
     count = -(-len(steps) // per_block)
     numbers = ray.data.from_items(list(steps), override_num_blocks=count)
