@@ -173,7 +173,7 @@ class Scaling(Section):
     use_gpu: bool = False
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     threads_per_worker: Count | None = None
-    """PyTorch threads of a CPU worker; null shares this machine's cores among the workers."""
+    """PyTorch threads of a worker; null takes as many as the CPUs that it reserves."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a worker group that died is started again from the last checkpoint."""
 

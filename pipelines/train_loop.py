@@ -1,7 +1,6 @@
 """What every worker of a training does: epochs of DDP steps, validation, checkpoints."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,7 +108,9 @@ def _worker(experiment: Experiment) -> Worker:
     logging.getLogger().setLevel(logging.WARNING)  # Ray reports every report
     context = ray.train.get_context()
     world = context.get_world_size()
-    torch.set_num_threads(experiment.scaling.threads_per_worker or max(1, (os.cpu_count() or 1) // world))
+    scaling = experiment.scaling
+    # Not this machine's cores: others, such as a sweep's trials, compute beside it, and sums depend on the threads.
+    torch.set_num_threads(scaling.threads_per_worker or max(1, int(scaling.cpus_per_worker)))
     set_product_precision(experiment.training.precision)
     schedule = Schedule.of(experiment, Dataset(experiment.data.dataset), world)
     device = ray.train.torch.get_device()
