@@ -30,7 +30,11 @@ def initial_state(experiment: Experiment) -> dict[str, Any]:
     if experiment.model.encoder_weights is not None:
         load_encoder(network, _encoder_state(experiment.model))
     for start in experiment.model.starts:
-        load_from(network, _start(experiment, start), f"model.start_from={start}")
+        try:
+            other = _start(experiment, start)
+        except UserError as error:
+            raise UserError(f"model.start_from={start}: {error}") from error
+        load_from(network, other, f"model.start_from={start}")
     config, model = network.config.to_dict(), network.state_dict()
     return {"config": config, "model": model, "optimizer": None, "epoch": 0, "losses": []}
 
@@ -44,7 +48,7 @@ def _start(experiment: Experiment, start: str) -> Network:
         folder = RunFolder(f"{absolute(experiment.storage)}/{start.removeprefix('run:')}")
         finished = folder.read("finished.json")
         if finished is None:
-            raise UserError(f"model.start_from={start}: no finished run in {folder.uri}: train it first")
+            raise UserError(f"no finished run in {folder.uri}: train it first")
         epoch = int(json.loads(finished)["epoch"])
         return network_of(folder.read_epoch(epoch), folder.checkpoint(epoch))
     return load_network(Path(start).expanduser())

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,12 +73,29 @@ def _start_local() -> None:
 
     for attempt in (1, 2, 3):
         try:
-            ray.init(address="local", dashboard_host="127.0.0.1", logging_level=logging.WARNING)
+            with _known_to_its_processes():
+                ray.init(address="local", dashboard_host="127.0.0.1", logging_level=logging.WARNING)
             return
         except Exception:  # start-up has fixed time limits that a loaded machine exceeds; Ray raises many types
             ray.shutdown()
             if attempt == 3:
                 raise
+
+
+@contextmanager
+def _known_to_its_processes() -> Iterator[None]:
+    """A part of Train looks its own Ray up, and fails where there are several on the machine: they inherit which."""
+    import ray
+
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    inherited = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
+    os.environ.update(inherited)
+    try:
+        yield
+    finally:
+        for name in inherited:
+            del os.environ[name]
 
 
 def quieten_ray_data() -> None:

@@ -1,5 +1,6 @@
 """Paths and URIs: one way to open whatever pyarrow or fsspec can open."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -71,7 +72,8 @@ def _writing(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-        raise UserError(f"{path} can't be written ({reason}): make room, or choose another place") from error
+        mend = "make room, or choose another place" if error.errno == errno.ENOSPC else "choose another place"
+        raise UserError(f"{path} can't be written ({reason}): {mend}") from error
 
 
 def read_json(system: fs.FileSystem, path: str) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def run(experiment: Experiment) -> None:
     stages = expand_stages(experiment)
     # What is wrong with a later stage is said before hours go into an earlier one.
     for stage in stages:
-        RTNetConfig(stage.model.backbone, stage.model.streams)
+        try:
+            RTNetConfig(stage.model.backbone, stage.model.streams)
+        except UserError as error:
+            raise UserError(f"recipe {stage.name}, model.backbone: {error}") from error
         check_data(stage, Dataset(stage.data.dataset))
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:

@@ -17,6 +17,12 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
     world = experiment.scaling.num_workers
     schedule = Schedule.of(experiment, dataset, world)
     warn_of_mixed_flow(dataset, schedule.rows)
+    if not len(schedule.drawn_rows):
+        flow = ", which alone have the flow that a motion stream sees," if experiment.model.streams == "motion" else ""
+        raise UserError(
+            f"dataset {dataset.uri}: the sources of its annotated frames of split '{experiment.training.split}'{flow} "
+            "all have the weight 0: raise data.sources.NAME.weight of one"
+        )
     if not schedule.steps_per_epoch:
         raise UserError(
             f"dataset {dataset.uri}: split '{experiment.training.split}' has fewer frames than the "
@@ -38,15 +44,19 @@ def check_resources(scaling: Scaling) -> None:
     """Ray would wait forever for what isn't there."""
     import ray
 
-    cluster = ray.cluster_resources()
-    for kind, amount in resources_needed(scaling).items():
-        there = cluster.get(kind, 0.0)
-        if there < amount:
-            raise UserError(
-                f"scaling asks for {scaling.num_workers} workers, {amount:g} {kind}s with the reading tasks, and the "
-                f"cluster has {there:g}: lower scaling.num_workers"
-                + (" or scaling.cpus_per_worker" if kind == "CPU" else " or set scaling.use_gpu=false")
-            )
+    cluster, needed = ray.cluster_resources(), resources_needed(scaling)
+    short = {kind: cluster.get(kind, 0.0) for kind, amount in needed.items() if cluster.get(kind, 0.0) < amount}
+    if not short:
+        return
+    asked = " and ".join(f"{needed[kind]:g} {kind}s" for kind in short)
+    there = " and ".join(f"{amount:g}" for amount in short.values())
+    mends = ["lower scaling.num_workers"] if scaling.num_workers > 1 else []
+    mends += ["lower scaling.cpus_per_worker"] if "CPU" in short else []
+    mends += ["set scaling.use_gpu=false"] if "GPU" in short else []
+    raise UserError(
+        f"scaling.num_workers={scaling.num_workers} asks, with the tasks that read, for {asked}, and the cluster has "
+        f"{there}: {', or '.join(mends)}"
+    )
 
 
 def resources_needed(scaling: Scaling) -> dict[str, float]:

@@ -69,6 +69,8 @@ def run(sweep: Sweep, base: Experiment) -> None:
                 rows = _show(sweep, folder, parent, trials)
                 _register_best(sweep, base, folder, parent, rows)
             except BaseException as failure:
+                for trial in folder.trials():
+                    _close_run(base, trial)
                 parent.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
                 raise
 
@@ -131,8 +133,8 @@ def _at_once(sweep: Sweep, base: Experiment) -> int:
 
 
 def _close_run(base: Experiment, trial: Trial) -> None:
-    """Says in a trial's MLflow run how it ended, as the trial itself may not have come to it."""
-    statuses: dict[str, Literal["FAILED", "KILLED"]] = {"failed": "FAILED", "stopped": "KILLED"}
+    """Says in a trial's MLflow run how it ended, or that the sweep was stopped: the trial may not have come to it."""
+    statuses: dict[str, Literal["FAILED", "KILLED"]] = {"failed": "FAILED", "stopped": "KILLED", "begun": "KILLED"}
     run_folder = RunFolder.of(trial_experiment(base, trial.name, trial.overrides))
     kept = json.loads(run_folder.read("tracking.json") or b"{}")
     if trial.outcome not in statuses or "run_id" not in kept:
@@ -141,7 +143,8 @@ def _close_run(base: Experiment, trial: Trial) -> None:
     with suppress(Exception), tracking.impatient():  # the table says it as well
         if tracking.client(tracked.uri).get_run(tracked.run_id).info.status != status:
             tracked.finish(status)
-        tracked.set_tags({"trial.outcome": trial.outcome, "trial.reason": trial.reason})
+        if trial.ended:
+            tracked.set_tags({"trial.outcome": trial.outcome, "trial.reason": trial.reason})
 
 
 def _show(sweep: Sweep, folder: SweepFolder, parent: tracking.Run, trials: list[Trial]) -> list[dict[str, Any]]:

@@ -36,6 +36,8 @@ def load_network(path: Path) -> Network:
 
     Raises UserError naming the file where it is none of these or its entries don't fit its config.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the file in it, such as checkpoint.pt")
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a .safetensors or .pt file of ours or a published .pth")
     if path.suffix == ".safetensors":

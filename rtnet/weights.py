@@ -225,8 +225,9 @@ def _read(path: str | Path) -> Mapping[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as a checkpoint ({reason})") from error
+        raise UserError(
+            f"{path}: cannot be read as a checkpoint: it is damaged, another program's, or holds code (never run)"
+        ) from error
     state_dict = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state_dict, dict) or not all(isinstance(name, str) for name in state_dict):
         raise UserError(f"{path}: holds no state dict")
