@@ -1,8 +1,13 @@
-"""What all tests share: where the real data lies, and a generated clip where it does not."""
+"""What all tests share: one Ray, where the real data lies, and a generated clip where it does not."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# What a shell begins behind itself ignores Ctrl-C, and so would all that the tests start and stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHARED_DATA: Path | None = _SHARED if _SHARED.is_dir() else None
@@ -18,3 +23,15 @@ def davis480(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("davis")
     write_clip(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A local Ray, the same for all: to start it and its workers takes longer than most tests.
+
+    Tests import Ray within it, as it reads its settings when it is imported.
+    """
+    from pipelines.session import ray_session
+
+    with ray_session():
+        yield

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from PIL import Image
 from pipelines import evaluate, tracking
 from pipelines.config import Experiment, validate
 from pipelines.scoring import Job, score_sequence
-from pipelines.session import ray_session
 from rtnet.data.clip import write_clip
 from rtnet.data.layouts import read_layout
 from rtnet.errors import UserError
@@ -73,12 +71,6 @@ def root(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "copy", ignore=shutil.ignore_patterns("runs")))
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session():
-        yield
-
-
 def _job(root: Path, maps: bool = True) -> Job:
     (sequence,) = read_layout("davis16", root / "clip", "davis16", None, ["turn"])
     predictions = root / "predictions"
@@ -93,7 +85,7 @@ def _result(job: Job) -> dict[str, Any]:
 
 @pytest.mark.ray
 def test_the_scores_are_those_of_the_measures_called_directly(
-    made: Path, session: None, capsys: pytest.CaptureFixture[str]
+    made: Path, local_ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate.run(_experiment(made, masks=str(made / "predictions" / "masks")))
     told = capsys.readouterr().out
@@ -139,7 +131,7 @@ def _check_logged_to_a_run_of_its_own(made: Path, region: float) -> None:
 
 
 @pytest.mark.ray
-def test_scores_of_predictions_go_to_the_run_of_their_model(made: Path, session: None) -> None:
+def test_scores_of_predictions_go_to_the_run_of_their_model(made: Path, local_ray: None) -> None:
     experiment = _experiment(made)
     predictions = made / "runs" / "toy" / "predictions"
     shutil.copytree(made / "predictions", predictions)
@@ -151,7 +143,7 @@ def test_scores_of_predictions_go_to_the_run_of_their_model(made: Path, session:
 
 
 @pytest.mark.ray
-def test_an_oddly_sized_mask_is_named_and_nothing_is_written(root: Path, session: None) -> None:
+def test_an_oddly_sized_mask_is_named_and_nothing_is_written(root: Path, local_ray: None) -> None:
     cv2.imwrite(str(root / "predictions" / "masks" / "turn" / "00003.png"), np.zeros((41, 70), np.uint8))
     with pytest.raises(UserError, match=r"turn/00003\.png has 70 x 41 pixels, its annotation 70 x 40"):
         evaluate.run(_experiment(root, masks=str(root / "predictions" / "masks")))

@@ -17,21 +17,14 @@ import pytest
 from pipelines import prepare
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
-from pipelines.session import ray_session
 from pipelines.show import content_digest
 from rtnet.data.clip import write_clip
 from rtnet.errors import UserError
 from tests.recipes import kill_a_worker, preparing
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 NAMES = ("good one", "bad.one")
 BAD = f"JPEGImages/480p/{NAMES[1]}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session():
-        yield
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a training reads: the schedule's pairs, decoded by Ray Data, each once, from any step on."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from pipelines import loader, prepare
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.loader import Schedule, read_steps
-from pipelines.session import ray_session
 from pipelines.train_checks import warn_of_mixed_flow
 from rtnet.data.clip import write_clip
 from tests.recipes import preparing
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]:
+def experiment(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """Two sources of different sizes, one with flow at half size and weight 1/2."""
     root = tmp_path_factory.mktemp("loader")
     write_clip(root / "one", {"train": ["a", "b"]}, frames=7, height=48, width=64)
@@ -32,9 +30,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]
         {"one": root / "one", "two": small},
         training={"phases": [{"last_epoch": 2, "rate": 0.1}], "batch_size": 2, "heights": [32, 64]},
     )
-    with ray_session():
-        prepare.run(chosen)
-        yield chosen
+    prepare.run(chosen)
+    return chosen
 
 
 def _schedule(experiment: Experiment, world: int) -> Schedule:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from pipelines import predict, prepare, registry, tracking
 from pipelines.config import Experiment, validate
 from pipelines.dataset import Dataset
-from pipelines.session import ray_session
 from rtnet.checkpoint import load_model, save_model
 from rtnet.config import RTNetConfig
 from rtnet.data.clip import write_clip
@@ -61,17 +59,16 @@ def _save_network(path: Path, dataset: Dataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A prepared clip of two sequences and a registered model, inside one Ray session."""
+def root(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared clip of two sequences and a registered model."""
     root = tmp_path_factory.mktemp("predict")
     write_clip(root / "clip", {"val": SEQUENCES}, frames=FRAMES, height=40, width=70)
     experiment = _experiment(root)
     (root / "model").mkdir()
-    with ray_session():
-        prepare.run(experiment)
-        _save_network(root / "model" / registry.MODEL_FILE, Dataset(experiment.data.dataset))
-        registry.register_model(tracking.start_run(experiment, "toy"), root / "model", "rtnet", "best")
-        yield root
+    prepare.run(experiment)
+    _save_network(root / "model" / registry.MODEL_FILE, Dataset(experiment.data.dataset))
+    registry.register_model(tracking.start_run(experiment, "toy"), root / "model", "rtnet", "best")
+    return root
 
 
 @pytest.fixture(scope="module")

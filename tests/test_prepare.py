@@ -20,7 +20,6 @@ import pytest
 from pipelines import cli, prepare
 from pipelines.config import Experiment, load_experiment
 from pipelines.dataset import PICTURES, Dataset
-from pipelines.session import ray_session
 from pipelines.show import content_digest
 from rtnet.data.clip import write_clip
 from rtnet.data.flips import VIEWS, flip
@@ -32,13 +31,7 @@ from rtnet.data.layouts import Sequence, read_layout
 from rtnet.errors import UserError
 from tests.recipes import kill_a_worker, preparing
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session():
-        yield
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 def recipe(source: Path, target: Path, sequences: list[str] | None = None, **flow: object) -> Experiment:

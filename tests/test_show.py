@@ -1,7 +1,6 @@
 """What is in a dataset can be seen."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -10,7 +9,6 @@ import pytest
 
 from pipelines import cli, prepare
 from pipelines.dataset import Dataset
-from pipelines.session import ray_session
 from pipelines.show import content_digest
 from rtnet.data.clip import write_clip
 from rtnet.data.images import decode_image
@@ -21,14 +19,13 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def prepared(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("show")
     write_clip(root / "one", {"train": ["grün 1", "b"], "val": ["c"]}, frames=5, height=48, width=64)
     write_clip(root / "two", {"train": ["b"]}, frames=1, height=64, width=64)
     stills = {"layout": "stills", "path": str(root / "one/JPEGImages/480p/b")}
-    with ray_session():
-        prepare.run(preparing(root / "dataset", {"one": root / "one", "two": root / "two", "three": stills}))
-    yield root / "dataset"
+    prepare.run(preparing(root / "dataset", {"one": root / "one", "two": root / "two", "three": stills}))
+    return root / "dataset"
 
 
 def _shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

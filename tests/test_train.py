@@ -24,7 +24,6 @@ from pipelines.initial_weights import initial_state
 from pipelines.lock import sole_writer
 from pipelines.registry import download_model, list_versions, resolve_model
 from pipelines.run_folder import RunFolder
-from pipelines.session import ray_session
 from pipelines.tracking import tracking_uri
 from rtnet.checkpoint import load_model, save_model
 from rtnet.config import RTNetConfig
@@ -73,15 +72,14 @@ PORT = 25117  # of an MLflow server
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A tiny recipe and its prepared dataset, in one Ray session for all tests here."""
+def recipe(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny recipe and its prepared dataset."""
     root = tmp_path_factory.mktemp("train")
     write_clip(root / "clip", {"train": ["a", "b"], "val": ["c"]}, frames=6, height=64, width=112)
     path = root / "tiny.yaml"
     path.write_text(RECIPE.format(clip=root / "clip", root=root))
-    with ray_session():
-        prepare.run(load_experiment(path))
-        yield path
+    prepare.run(load_experiment(path))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -372,6 +370,23 @@ def test_training_begins_with_the_weights_it_is_given(recipe: Path, tmp_path: Pa
     experiment = load_experiment(recipe, [f"model.start_from={tmp_path}/start.safetensors"])
     state = initial_state(experiment)["model"]
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_workers_that_are_lost_for_good_are_told_in_one_line(recipe: Path) -> None:
+    import ray
+    from ray.exceptions import RayActorError
+    from ray.train import ControllerError, WorkerGroupError
+
+    class Worker:
+        def work(self) -> None:
+            os._exit(1)
+
+    with pytest.raises(RayActorError) as lost:
+        ray.get(ray.remote(num_cpus=0)(Worker).remote().work.remote())
+    for failure in (ControllerError(lost.value), WorkerGroupError("one of them", {0: lost.value})):
+        said = train.lost_workers(failure)
+        assert "worker process has died" in said and "\n" not in said and "actor_id" not in said
+    assert not train.lost_workers(WorkerGroupError("their own code", {0: ValueError("no")}))
 
 
 def test_a_list_of_checkpoints_torn_by_a_kill_is_put_aside(recipe: Path, tmp_path: Path) -> None:

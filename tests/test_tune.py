@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,6 @@ from pipelines import cli, prepare
 from pipelines.config import load_experiment
 from pipelines.registry import resolve_model
 from pipelines.run_folder import RunFolder
-from pipelines.session import ray_session
 from pipelines.sweep import Sweep, load_sweep
 from pipelines.tracking import tracking_uri
 from pipelines.trials import SweepFolder, Trial
@@ -54,15 +52,14 @@ scheduler: {{method: none}}
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A sweep of three trials, of which the second can't but fail, and its dataset; in one Ray session."""
+def sweep(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of three trials, of which the second can't but fail, and its dataset."""
     root = tmp_path_factory.mktemp("tune")
     write_clip(root / "clip", {"train": ["a"], "val": ["b"]}, frames=4, height=32, width=56)
     for name, text in (("tiny.yaml", RECIPE), ("rates.yaml", SWEEP)):
         (root / name).write_text(text.format(root=root))
-    with ray_session():
-        prepare.run(load_experiment(root / "tiny.yaml"))
-        yield root / "rates.yaml"
+    prepare.run(load_experiment(root / "tiny.yaml"))
+    return root / "rates.yaml"
 
 
 def _folder(sweep: Path) -> SweepFolder:
