@@ -1,6 +1,7 @@
 """The registry of models: what the best checkpoint becomes, and what `predict` and `models` look up."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rtnet.errors import UserError
 
 MODEL_FILE = "model.safetensors"
 _DIGEST_TAG = "sha256"
+_EVALUATION_TAG = "evaluation/"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,15 @@ class ModelVersion:
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """By name what `record_evaluation` kept."""
+        return {
+            key.removeprefix(_EVALUATION_TAG): json.loads(value)
+            for key, value in sorted(self.tags.items())
+            if key.startswith(_EVALUATION_TAG)
+        }
 
 
 def register_model(run: Run, folder: Path, name: str, alias: str, tags: Mapping[str, object] | None = None) -> int:
@@ -91,6 +102,16 @@ def promote(uri: str, model: ModelVersion, alias: str) -> None:
     """Points the alias to this version."""
     with explained(uri):
         client(uri).set_registered_model_alias(model.name, alias, str(model.version))
+
+
+def record_evaluation(uri: str, model: ModelVersion, name: str, facts: Mapping[str, Any]) -> None:
+    """Keeps the scores of an evaluation with the version, in place of earlier ones of this name.
+
+    facts: "J", "F" and "JF" (means over the set, 0..1), "frames" that were scored and "content", the digest of their
+    names and annotations: only scores with the same content compare.
+    """
+    with explained(uri):
+        client(uri).set_model_version_tag(model.name, str(model.version), f"{_EVALUATION_TAG}{name}", json.dumps(facts))
 
 
 def download_model(uri: str, model: ModelVersion, folder: Path) -> Path:
