@@ -14,12 +14,12 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from pipelines.ahead import Ahead
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.sections import Data, Streams, Training
 from pipelines.session import quieten_ray_data
 from pipelines.step_block import Step, pack_steps, unpack_steps
+from rtnet.ahead import Ahead
 from rtnet.data.pairs import epoch_pairs, pairs_per_epoch, step_height
 from rtnet.errors import UserError
 

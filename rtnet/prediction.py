@@ -39,16 +39,31 @@ def predict_maps(
     normalised, on the model's device; pairs: integers (B, 2), places among the frames. sizes: (H, W) for each pair. As
     published, it is probabilities that are resized to them, not logits.
     """
+    return maps_at(predict_probabilities(model, frames, flow, pairs)[:, 0], sizes)
+
+
+def predict_probabilities(model: RTNet, frames: Tensor, flow: Tensor, pairs: Tensor, both: bool = False) -> Tensor:
+    """float32 (B, 1 or 2, h, w) in 0..1, at the network's size: of the first frame of each pair, or of both."""
     dtype = next(model.parameters()).dtype
     with torch.inference_mode():
-        logits = model.predict(frames.to(dtype), flow.to(dtype), pairs=pairs)[:, 0]  # (B, 1, h, w)
-        return _at_sizes(logits, sizes)
+        logits = model.predict(frames.to(dtype), flow.to(dtype), both=both, pairs=pairs)  # (B, 1 or 2, 1, h, w)
+        return torch.sigmoid(logits[:, :, 0].float())
+
+
+def maps_at(probabilities: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Map]:
+    """Probabilities (N, h, w) as maps, each float32 (H, W) of its own size."""
+    with torch.inference_mode():
+        return [
+            resize(probability[None, None], (height, width))[0, 0].clamp(0, 1).cpu().numpy()
+            for probability, (height, width) in zip(probabilities, sizes, strict=True)
+        ]
 
 
 def predict_stream_maps(stream: Stream, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Map]:
     """The maps of one stream alone, as `predict_maps` gives them. images: (N, 3 or 6, h, w), normalised."""
     with torch.inference_mode():
-        return _at_sizes(stream(images.to(next(stream.parameters()).dtype))[0], sizes)
+        logits = stream(images.to(next(stream.parameters()).dtype))[0]  # (N, 1, h, w)
+        return maps_at(torch.sigmoid(logits[:, 0].float()), sizes)
 
 
 def stretch(probabilities: Map) -> Map:
@@ -65,11 +80,3 @@ def stretch(probabilities: Map) -> Map:
 def grey_levels(probabilities: Map) -> Picture:
     """A map as a grey picture, uint8 (H, W): round(255 p)."""
     return np.asarray((probabilities * 255).round(), np.uint8)
-
-
-def _at_sizes(logits: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Map]:
-    probabilities = torch.sigmoid(logits.float())  # (N, 1, h, w)
-    return [
-        resize(probability[None], (height, width))[0, 0].clamp(0, 1).cpu().numpy()
-        for probability, (height, width) in zip(probabilities, sizes, strict=True)
-    ]

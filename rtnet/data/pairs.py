@@ -65,6 +65,13 @@ def fixed_partners(group_of_row: NDArray[np.integer], seed: int, reach: int = 10
     return _partners(group_of_row, raw[place], reach)
 
 
+def fixed_draw(seed: int, place: int) -> int:
+    """The 64 random bits from which `fixed_partners` makes the partner of the frame at this place."""
+    counter = np.array([place // 4, 0, 0, 0], np.uint64)  # the generator gives four values a count
+    bits = np.random.Philox(key=np.array([seed, _FIXED_PARTNERS], np.uint64), counter=counter)
+    return int(bits.random_raw(place % 4 + 1)[-1])
+
+
 def step_height(heights: Sequence[int], seed: int, step: int) -> int:
     """The working height of one global training step, uniform among `heights` and the same on all workers."""
     counter = np.array([step, 0, 0, 0], np.uint64)
