@@ -22,7 +22,7 @@ _COUNTED = frozenset({".3gp", ".avi", ".m4v", ".mov", ".mp4"})
 
 
 def list_videos(source: Source) -> Listing:
-    """A video file, the video files of a folder, or those whose paths a .txt file lists, each a line, from its folder on.
+    """A video file, the video files of a folder, or those that a .txt file lists: a path a line, from its folder on.
 
     Each is a sequence named as the file's stem, its frames from 0 on.
     `annotations` holds VIDEO/00000.png and so on for the frames that are annotated; a mask of no frame is a fault.
