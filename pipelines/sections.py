@@ -123,8 +123,16 @@ class Phase(Section):
     floor: Annotated[float, Field(ge=0)] = 0.0
 
 
+_PUBLISHED = [
+    Phase(last_epoch=4, rate=1e-3, trained="interaction"),
+    Phase(last_epoch=15, rate=5e-4),
+    Phase(last_epoch=99, rate=5e-4, decay=0.9, decay_origin=20, floor=1e-5),
+]
+
+
 class Training(Section):
-    phases: Annotated[list[Phase], Field(min_length=1)]
+    phases: Annotated[list[Phase], Field(min_length=1)] = _PUBLISHED
+    """By default those of the published training."""
     split: str = "train"
     batch_size: Count = 1
     """Pairs, or single views for one stream alone, that a worker's network takes at once."""

@@ -96,9 +96,9 @@ def _plain_loop(root: Path, source: Path, name: str, height: int) -> dict[str, A
     folder = root / "published"
     folder.mkdir()
     for number, row in enumerate(rows):  # flow as published: pictures beside the frames
-        flow = dataset.read(int(row)).flow
+        pictures = dataset.read(int(row)).flow
         for part in (0, 1):
-            (folder / f"{number:05d}-{part}.png").write_bytes(encode_png(flow[..., 3 * part : 3 * part + 3]))
+            (folder / f"{number:05d}-{part}.png").write_bytes(encode_png(pictures[..., 3 * part : 3 * part + 3]))
     frames = sorted((source / "JPEGImages" / "480p" / name).iterdir())
     network = plain_network(load_model(root / "model.safetensors").eval())
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
