@@ -28,6 +28,7 @@ import psutil
 from experiments.benchmarks.faults_run import adopt_orphans, left_behind
 
 _RIVAL_FRAMES = 4
+_KILLED_FRAMES = 12  # of each sequence: a few seconds' work
 _SPEED = re.compile(r"\[(\d+)/\d+\] .*, ([\d.]+) frames/s")
 _VICTIMS = ("driver", "SIGTERM", "SIGINT", "actor", "raylet")
 
@@ -177,43 +178,52 @@ def _resident(process: psutil.Process) -> float:
 
 def _kills(root: Path, kills: int, seed: int) -> int:
     adopt_orphans()
-    _clip(root / "clip", 20, 96, 168, count=6)
+    _clip(root / "clip", _KILLED_FRAMES, 96, 168, count=3 * kills)
     _network(root / "model.safetensors", "resnet18")
-    recipe = _recipe(root, root / "clip", None, 96)
+    recipe = _recipe(root, root / "clip", None, 128)
     _rtnet("predict", recipe, input="sources", output=str(root / "alone"))
     choice, output, starts, struck = random.Random(seed), root / "killed", 0, 0
     while True:
         process, starts = _start(recipe, input="sources", output=str(output)), starts + 1
         while struck < kills and process.poll() is None:
-            time.sleep(choice.uniform(0.5, 22))
-            victim = choice.choice(_VICTIMS)
+            victim, before, earliest = choice.choice(_VICTIMS), _files(output), time.monotonic()
+            if choice.random() < 0.8:  # within the work; the rest at any moment of the start
+                while process.poll() is None and _files(output) <= before:
+                    time.sleep(0.05)
+                earliest = time.monotonic()
+            latest = earliest + choice.uniform(0.2, 6)
+            while process.poll() is None and time.monotonic() < latest:
+                time.sleep(0.05)
             if process.poll() is None and _strike(process, victim):
                 struck += 1
-                print(f"{struck}: {victim} killed with {len(list(output.rglob('*.png')))} files written", flush=True)
+                whole = len(_index(output).get("sequences", {}))
+                print(f"{struck}: {victim} killed after {_files(output)} files, {whole} whole sequences", flush=True)
                 if victim != "actor":
                     break
-        status = process.wait()
-        if status == 0 and struck >= kills:
+        if process.wait() == 0:
             break
-        if status == 0:
-            for path in output.rglob("predictions.json"):  # done too soon: one sequence is to be made again
-                index = json.loads(path.read_text())
-                index["sequences"].pop(choice.choice(sorted(index["sequences"])))
-                path.write_text(json.dumps(index | {"complete": False}))
-        elif struck >= kills and starts > kills + 20:
-            raise SystemExit("it does not end")
+    if struck < kills:
+        raise SystemExit(f"it was done after {struck} kills: try another --seed")
     left = left_behind(60)
     names = {path.relative_to(root / "alone") for path in (root / "alone").rglob("*") if path.is_file()}
     same = names == {path.relative_to(output) for path in output.rglob("*") if path.is_file()}
-    differing = [
-        name for name in names if same and (root / "alone" / name).read_bytes() != (output / name).read_bytes()
-    ]
+    there = [(name, root / "alone" / name, output / name) for name in sorted(names) if same]
+    differing = [name for name, alone, killed in there if alone.read_bytes() != killed.read_bytes()]
     print(f"{struck} kills, {starts} commands; {len(names)} files, {len(differing)} differ; left running: {len(left)}")
     if not same or differing or left:
         print("\n".join([*map(str, differing[:5]), *left]))
         return 1
     print("every file is that of the undisturbed run, byte for byte")
     return 0
+
+
+def _files(output: Path) -> int:
+    return sum(1 for _ in output.rglob("*.png"))
+
+
+def _index(output: Path) -> dict[str, Any]:
+    path = output / "predictions.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def _strike(process: subprocess.Popen[str], victim: str) -> bool:
