@@ -94,15 +94,15 @@ def decode_levels(data: bytes, origin: str = "mask") -> Picture:
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             return _upper_eight_bits(image, origin)
         if image.mode == "P" and not _is_grey(np.array(image.getpalette("RGB")).reshape(-1, 3)):
-            return (np.asarray(image) > 0).astype(np.uint8) * np.uint8(255)
+            return np.asarray(np.asarray(image) > 0, np.uint8) * np.uint8(255)
         if image.mode not in ("L", "LA"):
             image = image.convert("L" if image.mode in ("1", "P") else "RGB")
         values = np.asarray(image)
     if values.ndim == 2:
-        return values
+        return np.asarray(values, np.uint8)
     if values.shape[2] != 3 or _is_grey(values):  # two channels are grey and alpha
         return np.ascontiguousarray(values[..., 0])
-    return (values > noise).any(axis=2).astype(np.uint8) * np.uint8(255)
+    return np.asarray((values > noise).any(axis=2), np.uint8) * np.uint8(255)
 
 
 def decode_void(data: bytes, void: int, origin: str = "annotation") -> Mask:

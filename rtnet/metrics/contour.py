@@ -6,7 +6,6 @@ then an OR of a few dozen shifts, a tenth of the time of the usual one, and exac
 
 from dataclasses import dataclass
 from math import ceil, hypot, isqrt
-
 from typing import Any
 
 import numpy as np
