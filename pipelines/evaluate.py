@@ -40,7 +40,7 @@ def run(experiment: Experiment) -> None:
     chosen = any(source.sequences for source in experiment.data.sources.values())
     jobs = cut_jobs(sequences, folders, rule, options.threshold, options.saliency, chosen)
     tracking.reach_store(tracking.tracking_uri(experiment))
-    print(f"scoring {folders.masks}: {_RULES[rule]}; an object where value / 255 > {options.threshold}")
+    print(f"scoring {folders.masks}: {_RULES[rule]}; an object where value / 255 > {options.threshold}", flush=True)
     if options.saliency:
         print(
             f"saliency on {folders.maps or 'the masks, as no maps lie beside them'}, all annotated frames; "
@@ -137,7 +137,11 @@ def _keep(experiment: Experiment, folders: Folders, rule: Rule, scores: SetScore
     if tracked is None:
         tracked = tracking.start_run(experiment, f"{experiment.name}-evaluation", tags={"masks": folders.masks})
     facts = _facts(experiment, folders, rule, scores, rows) | {"run": {"tracking": uri, "run_id": tracked.run_id}}
-    files = {"scores.csv": as_csv(rows).encode(), "scores.json": json.dumps(facts, indent=2).encode()}
+    how = {"rule": rule, "threshold": scores.threshold}
+    files = {
+        "scores.csv": as_csv([row | how for row in rows]).encode(),
+        "scores.json": json.dumps(facts, indent=2).encode(),
+    }
     target = absolute(experiment.evaluation.output or f"{experiment.storage}/{experiment.name}/evaluation")
     try:
         system, root = open_storage(target)

@@ -228,6 +228,6 @@ class Evaluation(Section):
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A pixel of a grey mask file belongs to the mask where its value / 255 is above this."""
     saliency: bool = True
-    """Also the saliency measures, which take twenty times as long as J and F."""
+    """Also the saliency measures, which take more than ten times as long as J and F."""
     output: str | None = None
     """Folder for scores.csv and scores.json; null is STORAGE/NAME/evaluation."""

@@ -120,7 +120,9 @@ def test_the_scores_are_those_of_the_measures_called_directly(
     for key in ("J mean", "F decay", "mae"):
         assert of_set[key] == pytest.approx(np.mean([row[key] for row in scores["scores"][:-1]]))
     with (folder / "scores.csv").open() as file:
-        assert [float(row["F mean"]) for row in csv.DictReader(file)] == [row["F mean"] for row in scores["scores"]]
+        written = list(csv.DictReader(file))
+    assert [float(row["F mean"]) for row in written] == [row["F mean"] for row in scores["scores"]]
+    assert {(row["rule"], row["threshold"]) for row in written} == {("davis", "0.5")}
     assert f"saliency on {made / 'predictions' / 'maps'}" in told
     assert "value / 255 > 0.5" in told
     assert "first and last frame are left out" in told
@@ -250,6 +252,16 @@ def test_what_is_not_there_to_be_scored_is_named(root: Path) -> None:
     _refused(root, "no sequences in split 'test'; there are some in train, val", split="test")
     (root / "predictions" / "predictions.json").write_text(json.dumps({"model": {}, "complete": False}))
     _refused(root, r"predictions\.json: the predictions are not finished")
+
+
+def test_a_model_version_that_is_gone_is_told_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    folders = Folders("masks", None, {"uri": "models:/toy/7", "run_id": "1", "tracking": uri})
+    assert evaluate._version(uri, folders) is None
+    assert "kept with no model version" in capsys.readouterr().out
+    assert evaluate._version("sqlite:///another", folders) is None
 
 
 def test_a_sequence_with_nothing_between_its_first_and_last_frame_is_named(tmp_path: Path) -> None:

@@ -46,14 +46,14 @@ class _Grid:
 
 def _packed(masks: tuple[Mask, Mask], radius: int) -> tuple[_Grid, list[int]]:
     """Both masks as integers, cut to the box that holds both and one pixel around it, as far as there is one."""
-    packed = [np.packbits(mask, axis=1) for mask in masks]
+    packed = np.stack([np.packbits(mask, axis=1) for mask in masks])
     either = packed[0] | packed[1]
     rows, columns = _span(np.any(either, axis=1)), _span(np.any(either, axis=0))  # columns of eight pixels
     width = min(masks[0].shape[1], 8 * columns.stop) - 8 * columns.start
-    padding = ((0, 0), (0, ceil(radius / 8)))
-    cut = [np.pad(part[rows, columns], padding) for part in packed]
-    grid = _Grid(cut[0].shape[0], width, 8 * cut[0].shape[1])
-    return grid, [int.from_bytes(part.tobytes()) for part in cut]
+    cut = packed[:, rows, columns]
+    padded = np.zeros((2, cut.shape[1], cut.shape[2] + ceil(radius / 8)), np.uint8)
+    padded[..., : cut.shape[2]] = cut
+    return _Grid(cut.shape[1], width, 8 * padded.shape[2]), [int.from_bytes(part.tobytes()) for part in padded]
 
 
 def _span(occupied: NDArray[Any]) -> slice:
