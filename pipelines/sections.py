@@ -246,11 +246,18 @@ class Prediction(Section):
 
 
 class Evaluation(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")] | None = None
+    """What the scores are kept under with a model's version; null is the sources' names and the split: davis16-val."""
     masks: str | None = None
-    """Folder SEQUENCE/FRAME.png of masks or maps, grey in 0..255 or with a palette; null is `masks` in the prediction's
-    output."""
+    """Folder SEQUENCE/FRAME.png (or .jpg) of masks or maps, ours or another method's: grey in 0..255, grey labels from
+    1 on, or with a palette; null is `masks` in the prediction's output."""
     split: str = "val"
+    rule: Literal["davis", "annotated"] | None = None
+    """Which frames J and F count. davis: all annotated ones but a sequence's first and last frame; annotated: all
+    annotated ones. Null is davis where every frame of every sequence is annotated, else annotated."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A pixel of a grey mask file belongs to the mask where its value / 255 is above this."""
+    saliency: bool = True
+    """Also the saliency measures, which take more than ten times as long as J and F."""
     output: str | None = None
     """Folder for scores.csv and scores.json; null is STORAGE/NAME/evaluation."""
