@@ -94,15 +94,15 @@ def _score(job: Job) -> dict[str, Any]:
         annotation = decode_annotation(
             frame.annotation.read_bytes(), str(frame.annotation), job.sequence.void, job.sequence.background
         )
-        levels = _levels(job.masks, file, annotation.shape)
+        levels = read_levels(job.masks, file, annotation.shape)
         mask = levels / 255 > job.threshold
-        saliency.add(mask if job.maps is None else _levels(job.maps, file, annotation.shape), annotation)
+        saliency.add(mask if job.maps is None else read_levels(job.maps, file, annotation.shape), annotation)
         if frame in counted:
             frames[frame.name] = {"J": region_similarity(mask, annotation), "F": contour_accuracy(mask, annotation)}
     return {"frames": frames, "saliency": saliency.results()}
 
 
-def _levels(folder: str, file: str, shape: tuple[int, ...]) -> np.ndarray:
+def read_levels(folder: str, file: str, shape: tuple[int, ...]) -> np.ndarray:
     """A mask or map as uint8 (H, W). Palette and colour pictures, which hold labels, become 0 and 255."""
     system, root = open_storage(folder)
     data, origin = read_bytes(system, f"{root}/{file}"), f"{folder}/{file}"
