@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from pyarrow import fs
 
 from pipelines.report_scores import Comparison, Evaluation
 from pipelines.scoring import read_levels
 from pipelines.sources import list_sources
+from pipelines.storage import open_storage
 from rtnet.data.frames import read_frames
 from rtnet.data.images import Mask, Picture, decode_mask, encode_jpeg, overlay
 from rtnet.data.layouts import Sequence
@@ -18,6 +20,7 @@ from rtnet.errors import UserError
 _MOST_PICTURES = 36  # of about 40 KB each
 _MOST_FRAMES = 12
 _OF_A_SEQUENCE = 2  # its worst frames are often neighbours, which show the same
+_ENDINGS = (".png", ".jpg", ".jpeg")  # of masks and maps
 _WIDTH = 480
 _QUALITY = 80
 
@@ -90,9 +93,11 @@ class _Album:
 
     def _overlay(self, evaluation: Evaluation, sequence: str, frame: str) -> Picture:
         image, annotation = self._frame(evaluation, sequence, frame)
-        scores, file = evaluation.scores, f"{sequence}/{frame}.png"
-        mask = read_levels(scores.masks, file, annotation.shape) / 255 > scores.threshold
-        levels = None if scores.maps is None else read_levels(scores.maps, file, annotation.shape)
+        scores, name = evaluation.scores, f"{sequence}/{frame}"
+        mask = read_levels(scores.masks, _file(scores.masks, name), annotation.shape) / 255 > scores.threshold
+        levels = None
+        if scores.maps is not None:
+            levels = read_levels(scores.maps, _file(scores.maps, name), annotation.shape)
         return _small(image, mask, annotation, levels)
 
     def _frame(self, evaluation: Evaluation, sequence: str, frame: str) -> tuple[Picture, Mask]:
@@ -129,6 +134,15 @@ def _listed(evaluation: Evaluation) -> dict[str, Sequence] | str:
         return {each.name: each for each in list_sources(scores.sources) if each.split == scores.split}
     except (UserError, OSError) as error:
         return str(error).splitlines()[0]
+
+
+def _file(folder: str, name: str) -> str:
+    """The path within the folder of the picture that is called so, whatever its kind."""
+    system, root = open_storage(folder)
+    for ending in _ENDINGS:
+        if system.get_file_info(f"{root}/{name}{ending}").type == fs.FileType.File:
+            return f"{name}{ending}"
+    raise UserError(f"{folder}/{name}{_ENDINGS[0]} is no longer there")
 
 
 def _small(image: Picture, mask: Mask, annotation: Mask, levels: Picture | None) -> Picture:
