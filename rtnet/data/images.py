@@ -143,12 +143,16 @@ def encode_jpeg(picture: Picture, quality: int = 92) -> bytes:
     return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def overlay(image: Picture, mask: Mask, annotation: Mask | None = None) -> Picture:
-    """uint8 (H, W, 3): the picture with the mask tinted and outlined in red, the annotation outlined in green."""
+def overlay(image: Picture, mask: Mask, annotation: Mask | None = None, levels: Picture | None = None) -> Picture:
+    """uint8 (H, W, 3): the picture with the mask tinted and outlined in red, the annotation outlined in green.
+
+    levels: the mask's map, uint8 (H, W), by which the tint is stronger or weaker.
+    """
     if mask.shape != image.shape[:2] or (annotation is not None and annotation.shape != mask.shape):
         raise ValueError("overlay: picture, mask and annotation differ in size")
     tinted = image.astype(np.float32)
-    tinted[mask] = 0.55 * tinted[mask] + 0.45 * np.array(_MASK_COLOUR, np.float32)
+    tint = 0.45 * (mask if levels is None else levels / 255).astype(np.float32)[..., None]  # (H, W, 1)
+    tinted += tint * (np.array(_MASK_COLOUR, np.float32) - tinted)
     result = np.ascontiguousarray(tinted.round().astype(np.uint8))
     thickness = max(1, round(image.shape[0] / 240))
     _outline(result, mask, _MASK_COLOUR, thickness)
