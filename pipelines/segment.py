@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_STORE = "sqlite:///runs/mlflow.db"
 _SECONDS_BETWEEN_LINES = 5.0
+_BATCHES = 8  # maps come by fours: of fewer than these frames no speed is told
 # Measured: some twenty frames wait for their maps, others are being decoded, drawn and encoded.
-_BYTES_PER_PIXEL, _NETWORK_BYTES = 200, 1_000_000_000
+_BYTES_PER_PIXEL, _NETWORK_BYTES = 230, 1_000_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,13 +199,15 @@ class _Progress:
     def show(self, count: int) -> None:
         now = time.monotonic()
         self._first = self._first or now
-        if count == 1 or now - self._shown < _SECONDS_BETWEEN_LINES:
+        if now - self._shown < _SECONDS_BETWEEN_LINES:
             return
         self._shown = now
-        speed, of, left = (count - 1) / (now - self._first), "", ""
-        if self._expected > count:
-            of, left = f"/{self._expected}", f", {_clock((self._expected - count) / speed)} left"
-        print(f"{self._origin}: {count}{of} frames, {speed:.2f} frames/s{left}", flush=True)
+        of = f"/{self._expected}" if self._expected > count else ""
+        speed = ""
+        if count > _BATCHES:
+            rate = (count - 1) / (now - self._first)
+            speed = f", {rate:.2f} frames/s" + (f", {_clock((self._expected - count) / rate)} left" if of else "")
+        print(f"{self._origin}: {count}{of} frames{speed}", flush=True)
 
     def end(self, count: int, outputs: "Outputs") -> None:
         seconds = time.monotonic() - self._started
