@@ -36,7 +36,9 @@ def test_only_tracking_and_what_builds_on_it_load_mlflow() -> None:
     assert "mlflow" not in _loaded_after("\n".join(f"import pipelines.{module}" for module in others))
 
 
-@pytest.mark.parametrize("verb", [[], ["prepare"], ["train"], ["tune"], ["models"], ["submit"], ["jobs"], ["demo"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["prepare"], ["train"], ["tune"], ["models"], ["segment"], ["submit"], ["jobs"], ["demo"]]
+)
 def test_help_needs_neither_torch_nor_ray_nor_mlflow(verb: list[str]) -> None:
     code = f"""
 import sys
