@@ -71,11 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     import pipelines.jobs as jobs
     import pipelines.models as models
     import pipelines.report as report
+    import pipelines.segment as segment
     import pipelines.show as show
     import pipelines.submit as submit
 
     show.add_arguments(verbs.add_parser("show", help="what is in a prepared dataset, and a contact sheet of it"))
     report.add_arguments(verbs.add_parser("report", help="evaluations side by side, in one HTML file"))
+    segment.add_arguments(verbs.add_parser("segment", help="any video -> its object tinted, masks, a contact sheet"))
     models.add_arguments(verbs.add_parser("models", help="look models up in the registry and promote them"))
     submit.add_arguments(
         verbs.add_parser("submit", help="run a verb as a job of a Ray cluster, with this code"), [*VERBS, "tune"]

@@ -37,7 +37,8 @@ def test_only_tracking_and_what_builds_on_it_load_mlflow() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["prepare"], ["train"], ["tune"], ["report"], ["models"], ["submit"], ["jobs"], ["demo"]]
+    "verb",
+    [[], ["prepare"], ["train"], ["tune"], ["report"], ["models"], ["segment"], ["submit"], ["jobs"], ["demo"]],
 )
 def test_help_needs_neither_torch_nor_ray_nor_mlflow(verb: list[str]) -> None:
     code = f"""

@@ -1,0 +1,238 @@
+"""`rtnet segment`: any video and a model -> a video with the object tinted, its masks and a contact sheet. No Ray."""
+
+import argparse
+import hashlib
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rtnet.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.clips import Clip
+    from pipelines.segment_outputs import Outputs
+    from rtnet.data.footage import Footage, TimedFrame
+    from rtnet.data.images import Picture
+    from rtnet.prediction import Map
+    from rtnet.segmenter import Segmenter
+
+_DEFAULT_STORE = "sqlite:///runs/mlflow.db"
+_SECONDS_BETWEEN_LINES = 5.0
+_BATCHES = 8  # maps come by fours: of fewer than these frames no speed is told
+# Measured: some twenty frames wait for their maps, others are being decoded, drawn and encoded.
+_BYTES_PER_PIXEL, _NETWORK_BYTES = 230, 1_000_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="CLIP",
+        help="a video, a folder of frames or of videos, or a pattern ('clips/*.mp4')",
+    )
+    parser.add_argument("--model", required=True, help="models:/NAME@ALIAS, models:/NAME/VERSION or a weights file")
+    parser.add_argument(
+        "--output", required=True, metavar="PATH", help="the video to be made; of several clips a folder"
+    )
+    parser.add_argument("--threshold", type=_probability, default=0.5, help="a mask is where the map is above it")
+    parser.add_argument("--maps", action="store_true", help="write the maps as grey pictures too")
+    parser.add_argument("--rate", type=_rate, default=Fraction(24), help="pictures a second, of a folder (default: 24)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there, once the new is whole")
+    parser.add_argument(
+        "--tracking",
+        metavar="URI",
+        default=os.environ.get("MLFLOW_TRACKING_URI", _DEFAULT_STORE),
+        help="where models:/ are: MLflow's tracking URI (default: MLFLOW_TRACKING_URI, else %(default)s)",
+    )
+
+
+def run_command(options: argparse.Namespace) -> None:
+    """Segments the clips that are not finished. Of several, one that cannot be read stops none of the others.
+
+    Raises UserError naming what is wrong; at the end, after the others, where clips of several could not be done.
+    """
+    from pipelines.clips import find_clips
+    from pipelines.segment_outputs import plan_outputs
+
+    clips = find_clips(options.inputs)
+    outputs = plan_outputs(clips, options.output, options.maps)
+    with tempfile.TemporaryDirectory() as scratch:
+        weights, model = _find_model(options, Path(scratch))
+        made_by = f"model {model}, threshold {options.threshold:g}"
+        todo = [
+            (clip, target)
+            for clip, target in zip(clips, outputs, strict=True)
+            if options.overwrite or not _finished(target, made_by)
+        ]
+        if not todo:
+            return
+        import rtnet
+
+        segmenter = rtnet.load(weights)
+    failed = []
+    for clip, target in todo:
+        try:
+            segment_clip(segmenter, clip, target, options.threshold, options.rate, made_by)
+        except UserError as error:
+            if len(clips) == 1:
+                raise
+            failed.append(clip.origin)
+            print(f"{error} (goes on with the others)", flush=True)
+    if failed:
+        names = ", ".join(str(path) for path in failed)
+        raise UserError(f"{len(failed)} of {len(clips)} clips are not segmented, for the reasons above: {names}")
+
+
+def segment_clip(
+    segmenter: "Segmenter", clip: "Clip", outputs: "Outputs", threshold: float, rate: Fraction, made_by: str
+) -> None:
+    """One clip's video, masks, maps and sheet; nothing is at its place before all is whole."""
+    from pipelines.clip_sheet import ClipSheet
+    from rtnet.data.images import encode_mask, encode_png, overlay
+    from rtnet.data.video_writer import VideoWriter
+    from rtnet.prediction import grey_levels
+
+    footage = clip.footage(rate)
+    progress, sheet, count = _Progress(clip, footage), ClipSheet(), 0
+    with (
+        outputs.writing() as made,
+        _explained(clip, made),
+        VideoWriter(made.video, footage, made_by) as video,
+        closing(_with_maps(segmenter, footage)) as frames,
+    ):
+        for frame, map_ in frames:
+            mask = map_ > threshold
+            drawn = overlay(frame.picture, mask)
+            video.write(drawn, frame.time)
+            (made.masks / f"{frame.name}.png").write_bytes(encode_mask(mask))
+            if outputs.with_maps:
+                (made.maps / f"{frame.name}.png").write_bytes(encode_png(grey_levels(map_)))
+            sheet.add(f"{frame.name}  {float(frame.time * footage.tick):.2f} s", drawn if sheet.wants else None)
+            count += 1
+            progress.show(count)
+        made.sheet.write_bytes(sheet.jpeg())
+    progress.end(count, outputs)
+    if count == 1:
+        print(f"{clip.origin}: a single frame has no motion and no partner: its map is by appearance alone, and poor")
+    if video.silenced:
+        print(f"{outputs.video}: without sound: {video.silenced} would not play from this file in a browser")
+
+
+def _with_maps(segmenter: "Segmenter", footage: "Footage") -> Generator[tuple["TimedFrame", "Map"], None, None]:
+    """Each frame with its map; frames are held while theirs is awaited."""
+    waiting: deque[TimedFrame] = deque()
+
+    def pictures() -> Iterator["Picture"]:  # read by another thread
+        for place, frame in enumerate(footage.frames()):
+            if place == 0:
+                _refuse_too_large(footage, frame)
+            waiting.append(frame)
+            yield frame.picture
+
+    for map_ in segmenter.segment(pictures()):
+        yield waiting.popleft(), map_
+
+
+def _refuse_too_large(footage: "Footage", frame: "TimedFrame") -> None:
+    from pipelines.memory import free_memory
+
+    height, width = frame.picture.shape[:2]
+    needed, free = height * width * _BYTES_PER_PIXEL + _NETWORK_BYTES, free_memory()
+    if needed > free:
+        raise UserError(
+            f"{footage.origin}: frames of {width} x {height} need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+            "are free: make the video smaller (ffmpeg -i IN -vf scale=-2:1080 OUT) or use a larger machine"
+        )
+
+
+def _find_model(options: argparse.Namespace, scratch: Path) -> tuple[Path, str]:
+    """The weights file, and the first digits of its SHA-256."""
+    if not options.model.startswith("models:/"):
+        path = Path(options.model).expanduser()
+        if not path.is_file():
+            raise UserError(f"{path}: no such weights file; of a registered model write models:/NAME@ALIAS")
+        with path.open("rb") as file:
+            return path, hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    from pipelines.registry import download_model, resolve_model
+    from pipelines.tracking import absolute_store
+
+    uri = absolute_store(options.tracking)
+    model = resolve_model(uri, options.model)
+    return download_model(uri, model, scratch), model.digest[:12]
+
+
+def _finished(outputs: "Outputs", made_by: str) -> bool:
+    finished = outputs.finished(made_by)
+    if finished:
+        print(f"{outputs.video}: there already, by the same model and threshold: nothing to do", flush=True)
+    return finished
+
+
+@contextmanager
+def _explained(clip: "Clip", made: "Outputs") -> Iterator[None]:
+    """Every mistake names the clip, or the place that cannot be written."""
+    import av
+
+    try:
+        yield
+    except UserError as error:
+        raise error if str(clip.origin) in str(error) else UserError(f"{clip.origin}: {error}") from None
+    except (OSError, av.FFmpegError) as error:
+        place = made.video.parents[1]
+        raise UserError(f"{place}: the results cannot be written ({error.strerror}): make room or change it") from error
+
+
+class _Progress:
+    """A line every few seconds, and one at the end."""
+
+    def __init__(self, clip: "Clip", footage: "Footage") -> None:
+        self._origin, self._expected = clip.origin, footage.expected
+        self._started = self._shown = time.monotonic()
+        self._first = 0.0  # time of the first map: what is read ahead of it is no part of the speed
+
+    def show(self, count: int) -> None:
+        now = time.monotonic()
+        self._first = self._first or now
+        if now - self._shown < _SECONDS_BETWEEN_LINES:
+            return
+        self._shown = now
+        of = f"/{self._expected}" if self._expected > count else ""
+        speed = ""
+        if count > _BATCHES:
+            rate = (count - 1) / (now - self._first)
+            speed = f", {rate:.2f} frames/s" + (f", {_clock((self._expected - count) / rate)} left" if of else "")
+        print(f"{self._origin}: {count}{of} frames{speed}", flush=True)
+
+    def end(self, count: int, outputs: "Outputs") -> None:
+        seconds = time.monotonic() - self._started
+        places = ", ".join(f"{path.name}{'' if path.suffix else '/'}" for path in outputs.all[:-1])
+        speed = f"{count} frames in {_clock(seconds)}, {count / seconds:.2f} frames/s"
+        print(f"{outputs.video}: {speed}; beside it {places}", flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _probability(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not within 0..1")
+    return value
+
+
+def _rate(text: str) -> Fraction:
+    """Such as 25, 29.97 or 30000/1001."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is no rate such as 24 or 30000/1001")
+    return value

@@ -1,0 +1,118 @@
+"""Where `segment` puts a clip's results: made in a folder aside, and moved when they are whole."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.clips import Clip
+from rtnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of one clip: out.mp4 with out-masks, out-maps where they are asked for, and out-sheet.jpg beside it."""
+
+    video: Path
+    with_maps: bool
+
+    @property
+    def masks(self) -> Path:
+        return self._beside("-masks")
+
+    @property
+    def maps(self) -> Path:
+        return self._beside("-maps")
+
+    @property
+    def sheet(self) -> Path:
+        return self._beside("-sheet.jpg")
+
+    @property
+    def all(self) -> list[Path]:
+        """The video last: where it is, the rest is too."""
+        return [self.masks, *([self.maps] if self.with_maps else []), self.sheet, self.video]
+
+    @property
+    def aside(self) -> Path:
+        return self.video.with_name(f"{self.video.name}.part")
+
+    def finished(self, made_by: str) -> bool:
+        """Whether a run before made all of it the same way.
+
+        Raises UserError where it was made otherwise, and for a file or folder that stands in the way.
+        """
+        there = [path for path in self.all if path.exists()]
+        if len(there) == len(self.all):
+            if (note := _note(self.video)) != made_by:
+                raise UserError(
+                    f"{self.video} is there already, made otherwise ({note or 'by something else'}, not {made_by}): "
+                    "add --overwrite or give another --output"
+                )
+            return True
+        if there and not self.aside.exists():  # else a run was killed while it moved them
+            raise UserError(f"{there[0]} is there already: add --overwrite or give another --output")
+        return False
+
+    @contextmanager
+    def writing(self) -> Iterator["Outputs"]:
+        """What is written to the outputs that it gives comes to its place when the block ends; after an exception, not.
+
+        Raises UserError where the folder cannot be written.
+        """
+        inside = Outputs(self.aside / self.video.name, self.with_maps)
+        try:
+            shutil.rmtree(self.aside, ignore_errors=True)
+            for folder in (inside.masks, *([inside.maps] if self.with_maps else [])):
+                folder.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.video.parent}: cannot be written ({error.strerror}): give another --output"
+            ) from None
+        try:
+            yield inside
+        except BaseException:
+            shutil.rmtree(self.aside, ignore_errors=True)
+            raise
+        for made, place in zip(inside.all, self.all, strict=True):
+            if place.exists():
+                place.rename(self.aside / f"old-{place.name}")
+            made.rename(place)
+        shutil.rmtree(self.aside)
+
+    def _beside(self, ending: str) -> Path:
+        return self.video.with_name(f"{self.video.stem}{ending}")
+
+
+def plan_outputs(clips: Sequence[Clip], output: str, with_maps: bool) -> list[Outputs]:
+    """For one clip `output` is a video to be or a folder; for several it is a folder, which gets NAME.mp4 of each.
+
+    Raises UserError for a name that can be neither.
+    """
+    from rtnet.data.video_writer import CONTAINERS
+
+    target = Path(output).expanduser()
+    is_folder = target.is_dir() or not target.suffix
+    if not is_folder and target.suffix.lower() not in CONTAINERS:
+        raise UserError(
+            f"--output {output}: *{target.suffix} can't hold H.264 with frames' times: "
+            f"end it in {', '.join(CONTAINERS)}, or give a folder"
+        )
+    if is_folder:
+        return [Outputs(target / f"{clip.name}.mp4", with_maps) for clip in clips]
+    if len(clips) > 1:
+        raise UserError(f"--output {output}: there are {len(clips)} clips: give a folder")
+    return [Outputs(target, with_maps)]
+
+
+def _note(video: Path) -> str:
+    """The comment that `rtnet.data.video_writer` keeps in a video; empty where there is none."""
+    import av
+
+    try:
+        with av.open(str(video.absolute())) as container:
+            tags = {name.lower(): value for name, value in container.metadata.items()}
+    except (av.FFmpegError, OSError):
+        return ""
+    return tags.get("comment", "")
