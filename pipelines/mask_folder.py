@@ -40,7 +40,7 @@ def find_folders(experiment: Experiment) -> Folders:
         raise UserError(f"{masks}: no such folder of masks: set evaluation.masks")
     maps = f"{parent}/maps" if name == "masks" and _is_folder(f"{parent}/maps") else None
     made: dict[str, Any] = index or {}
-    return Folders(masks, maps, made.get("model", {}), made.get("made_by", {}).get("dataset.digest"))
+    return Folders(masks, maps, made.get("model", {}), made.get("dataset"))
 
 
 def list_masks(folder: str, sequences: Iterable[Sequence], chosen: bool) -> dict[tuple[str, str], str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.scoring import SET
+from pipelines.score_table import SET
 from pipelines.sections import Source
 from pipelines.storage import absolute, open_storage, read_json
 from rtnet.errors import UserError

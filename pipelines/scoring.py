@@ -10,14 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.mask_folder import Folders, list_masks
-from pipelines.score_table import SET
 from pipelines.storage import open_storage, read_bytes
 from rtnet.data.images import Mask, Picture, decode_annotation, decode_levels, decode_void
 from rtnet.data.layouts import Sequence
 from rtnet.errors import UserError
 from rtnet.metrics import SaliencyMeasures, contour_accuracy, region_similarity, saliency_results, scored
-
-__all__ = ["SET", "Job", "Rule", "SetScores", "combine", "cut_jobs", "read_levels", "score_job"]
 
 Rule = Literal["davis", "annotated"]
 _FRAMES = 16

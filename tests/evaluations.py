@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.scoring import Job, score_sequence, table
+from pipelines.mask_folder import Folders
+from pipelines.score_table import table
+from pipelines.scoring import combine, cut_jobs, score_job
 from pipelines.sections import Source
 from pipelines.sources import list_sources
 from rtnet.data.images import decode_annotation, encode_png
@@ -38,12 +40,12 @@ def write_evaluation(
     **facts: Any,
 ) -> Path:
     """Writes folder/scores.json with the scores of the masks; the folder. facts: replace what it holds."""
-    results = {}
-    for sequence in list_sources(sources):
-        if sequence.split == split:
-            found = score_sequence(Job(sequence, str(masks), str(maps) if maps else None, 0.5))
-            assert not found["error"], found["error"]
-            results[sequence.name] = json.loads(found["result"])
+    sequences = [sequence for sequence in list_sources(sources) if sequence.split == split]
+    folders = Folders(str(masks), str(maps) if maps else None)
+    jobs = cut_jobs(sequences, folders, "davis", 0.5, saliency=True, chosen=False)
+    results = [score_job(job) for job in jobs]
+    assert not any(result["error"] for result in results), results
+    found = combine(jobs, [result["result"] for result in results])
     scores = {
         "name": name,
         "evaluation": f"{'+'.join(sources)}-{split}",
@@ -55,13 +57,13 @@ def write_evaluation(
         "split": split,
         "threshold": 0.5,
         "rule": "davis",
-        "content": "3f0c" * 16,
+        "content": found.content,
         "sources": {key: each.model_dump(mode="json") for key, each in sources.items()},
         "commit": "0123456789abcdef",
         "dataset": None,
         "created": "2026-01-02T03:04:05+00:00",
-        "scores": table(results),
-        "frames": {key: result["frames"] for key, result in results.items()},
+        "scores": table(found.frames, found.saliency),
+        "frames": found.frames,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(scores | facts, indent=2))

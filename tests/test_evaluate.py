@@ -170,7 +170,7 @@ def test_scores_of_predictions_go_to_the_run_and_the_version_of_their_model(
     (tmp_path / registry.MODEL_FILE).write_bytes(b"1")
     registry.register_model(trained, tmp_path, "rtnet", "best")
     model = {"uri": "models:/rtnet/1", "run_id": trained.run_id, "tracking": trained.uri}
-    index = {"model": model, "complete": True, "made_by": {"dataset.digest": "abc"}}
+    index = {"model": model, "complete": True, "dataset": "abc"}
     (predictions / "predictions.json").write_text(json.dumps(index))
     evaluate.run(experiment)
     scores = json.loads((made / "runs" / "toy" / "evaluation" / "scores.json").read_text())
