@@ -42,7 +42,7 @@ def write_evaluation(
     """Writes folder/scores.json with the scores of the masks; the folder. facts: replace what it holds."""
     sequences = [sequence for sequence in list_sources(sources) if sequence.split == split]
     folders = Folders(str(masks), str(maps) if maps else None)
-    jobs = cut_jobs(sequences, folders, "davis", 0.5, saliency=True, chosen=False)
+    jobs = cut_jobs(sequences, folders, "davis", 0.5, saliency=True, chosen=True)
     results = [score_job(job) for job in jobs]
     assert not any(result["error"] for result in results), results
     found = combine(jobs, [result["result"] for result in results])
