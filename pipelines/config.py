@@ -43,7 +43,7 @@ class Experiment(Section):
     flow: Flow = Flow()
     prepare: Preparation = Preparation()
     model: Model = Model()
-    training: Training
+    training: Training = Training()
     validation: Validation = Validation()
     scaling: Scaling = Scaling()
     tracking: Tracking = Tracking()

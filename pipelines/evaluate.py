@@ -2,15 +2,16 @@
 
 import json
 import time
-from dataclasses import dataclass
+from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
-from pyarrow import fs
-
-from pipelines import tracking
+from pipelines import registry, tracking
+from pipelines.code_version import code_commit
 from pipelines.config import Experiment
-from pipelines.predictions import INDEX, Predictions
-from pipelines.scoring import Job, as_csv, as_text, score_sequence, table
+from pipelines.mask_folder import Folders, find_folders
+from pipelines.score_table import Row, as_csv, as_text, table
+from pipelines.scoring import Job, Rule, SetScores, combine, cut_jobs, score_job
 from pipelines.session import ray_session
 from pipelines.sources import read_sources
 from pipelines.storage import absolute, open_storage, write_whole
@@ -18,70 +19,71 @@ from rtnet.data.layouts import Sequence
 from rtnet.errors import UserError
 from rtnet.metrics import scored
 
-_CPUS = 0.5
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where the masks lie and, if they are there, the maps that go with them; SEQUENCE/FRAME.png in both."""
-
-    masks: str
-    maps: str | None
-    model: dict[str, str]  # what made them, where the folder tells
+_RULES = {
+    "davis": "rule davis: a sequence's first and last frame are left out of J and F",
+    "annotated": "rule annotated: J and F count every annotated frame",
+}
 
 
 def run(experiment: Experiment) -> None:
-    """Scores every sequence, prints the table, writes and logs it. Writes nothing where a mask is not as it must be."""
-    sequences, folders = _sequences(experiment), _folders(experiment)
-    for folder in filter(None, (folders.masks, folders.maps)):
-        _check_names(folder, sequences, any(source.sequences for source in experiment.data.sources.values()))
+    """Scores every sequence, prints the table, writes and logs it. Writes nothing where a mask is not as it must be.
+
+    scores.json holds all that others need: "scores", the table's rows, and "frames", each counted frame's J and F;
+    what was scored ("name", "evaluation", "masks", "maps", "saliency_on", "model", "split", "threshold", "rule",
+    "sources", "dataset", the digest of a prediction's dataset, and "content", the digest of the counted frames' names
+    and annotations); and how: "run", "commit", "created". Scores with the same "content" and "rule" compare.
+    """
+    options = experiment.evaluation
+    sequences, folders = _sequences(experiment), find_folders(experiment)
+    rule = options.rule or _customary(sequences)
+    _check_counted(sequences, rule)
+    chosen = any(source.sequences for source in experiment.data.sources.values())
+    jobs = cut_jobs(sequences, folders, rule, options.threshold, options.saliency, chosen)
     tracking.reach_store(tracking.tracking_uri(experiment))
-    print(f"scoring {folders.masks}; saliency on {folders.maps or 'the masks, as no maps lie beside them'}", flush=True)
+    print(f"scoring {folders.masks}: {_RULES[rule]}; an object where value / 255 > {options.threshold}", flush=True)
+    if options.saliency:
+        print(
+            f"saliency on {folders.maps or 'the masks, as no maps lie beside them'}, all annotated frames; "
+            "max: over 256 thresholds",
+            flush=True,
+        )
     with ray_session():
-        results = _score_all(experiment, sequences, folders)
-    rows = table(results)
+        scores = combine(jobs, _score_all(jobs))
+    if scores.note:
+        print(f"note: {scores.note}")
+    rows = table(scores.frames, scores.saliency)
     print(as_text(rows), flush=True)
-    facts = {
-        "masks": folders.masks,
-        "saliency_on": folders.maps or folders.masks,
-        "model": folders.model,
-        "split": experiment.evaluation.split,
-        "threshold": experiment.evaluation.threshold,
-        "scores": rows,
-        "frames": {name: result["frames"] for name, result in results.items()},
-    }
-    files = {"scores.csv": as_csv(rows).encode(), "scores.json": json.dumps(facts, indent=2).encode()}
-    target = absolute(experiment.evaluation.output or f"{experiment.storage}/{experiment.name}/evaluation")
-    _write(target, files)
-    tracked = _log(experiment, folders, rows[-1], files)
-    print(
-        f"written to {target}/scores.csv and scores.json, logged to run {tracked.run_id} in {tracked.uri}", flush=True
-    )
+    _keep(experiment, folders, rule, scores, rows)
 
 
-def _score_all(experiment: Experiment, sequences: list[Sequence], folders: Folders) -> dict[str, dict[str, Any]]:
-    """The results of all sequences, in order; UserError for the first wrong mask that is found."""
+def evaluation_name(experiment: Experiment) -> str:
+    """What the scores are called among those of a model's version."""
+    return experiment.evaluation.name or f"{'_'.join(experiment.data.sources)}-{experiment.evaluation.split}"
+
+
+def _score_all(jobs: list[Job]) -> list[str]:
+    """The results of all jobs, in order; UserError for the first wrong mask that is found."""
     import ray.data
 
-    threshold = experiment.evaluation.threshold
-    jobs = [Job(sequence, folders.masks, folders.maps, threshold) for sequence in sequences]
-
     def score(item: dict[str, Any]) -> dict[str, Any]:
-        return {"number": item["number"], **score_sequence(jobs[item["number"]])}
+        return {"number": item["number"], **score_job(jobs[item["number"]])}
 
     numbers = [{"number": number} for number in range(len(jobs))]
-    scores = ray.data.from_items(numbers, override_num_blocks=len(jobs)).map(score, num_cpus=_CPUS)
-    results: dict[int, dict[str, Any]] = {}
-    frames, started = 0, time.monotonic()
-    for row in scores.iter_rows():
+    left = Counter(job.sequence.name for job in jobs)
+    counts: Counter[str] = Counter()
+    results, frames, started = [""] * len(jobs), 0, time.monotonic()
+    for row in ray.data.from_items(numbers, override_num_blocks=len(jobs)).map(score, num_cpus=1).iter_rows():
         if row["error"]:
             raise UserError(row["error"])
-        results[row["number"]] = json.loads(row["result"])
-        name, count = sequences[row["number"]].name, len(sequences[row["number"]].frames)
-        frames += count
-        rate = frames / (time.monotonic() - started)
-        print(f"[{len(results)}/{len(jobs)}] {name}: {count} frames, {rate:.1f} frames/s", flush=True)
-    return {sequences[number].name: results[number] for number in sorted(results)}
+        job = jobs[row["number"]]
+        results[row["number"]], name = row["result"], job.sequence.name
+        left[name] -= 1
+        counts[name] += len(job.files)
+        frames += len(job.files)
+        if not left[name]:
+            done, rate = sum(not count for count in left.values()), frames / (time.monotonic() - started)
+            print(f"[{done}/{len(left)}] {name}: {counts[name]} frames, {rate:.1f} frames/s", flush=True)
+    return results
 
 
 def _sequences(experiment: Experiment) -> list[Sequence]:
@@ -99,78 +101,98 @@ def _sequences(experiment: Experiment) -> list[Sequence]:
                 f"two sources have a sequence '{sequence.name}' in split '{split}', and its masks one folder: "
                 "leave one of the sources out"
             )
-        if not any(frame.annotation for frame in scored(sequence.frames)):
-            raise UserError(
-                f"{sequence.dataset}: sequence '{sequence.name}' has no annotated frame between its first and last, "
-                f"which are not scored: leave it out of data.sources.{sequence.dataset}.sequences"
-            )
     return wanted
 
 
-def _folders(experiment: Experiment) -> Folders:
-    """The masks named or, by default, predicted; UserError where the prediction is not finished."""
-    masks = absolute(experiment.evaluation.masks or f"{Predictions.of(experiment).uri}/masks").rstrip("/")
-    parent, name = masks.rsplit("/", 1)
-    index = Predictions(parent).index() if name == "masks" else None
-    if index is None and experiment.evaluation.masks is None:
-        raise UserError(f"no predictions in {parent}: run `rtnet predict` first, or name a folder in evaluation.masks")
-    if index is not None and not index["complete"]:
-        raise UserError(f"{parent}/{INDEX}: the predictions are not finished: run the same `rtnet predict` again")
-    if not _is_folder(masks):
-        raise UserError(f"{masks}: no such folder of masks: set evaluation.masks")
-    maps = f"{parent}/maps" if name == "masks" and _is_folder(f"{parent}/maps") else None
-    return Folders(masks, maps, {} if index is None else index["model"])
+def _customary(sequences: list[Sequence]) -> Rule:
+    """DAVIS's rule where every frame is annotated, as there.
 
-
-def _is_folder(uri: str) -> bool:
-    system, path = open_storage(uri)
-    return bool(system.get_file_info(path).type == fs.FileType.Directory)
-
-
-def _check_names(folder: str, sequences: list[Sequence], chosen: bool) -> None:
-    """UserError where an annotated frame has no file, or a file no frame.
-
-    chosen: the recipe names the sequences, so the folder may hold others.
+    Papers that score FBMS-59 and YouTube-Objects, of which about every tenth or twentieth frame is annotated, count
+    each of those, as their first and last are no given masks. (Our row of the set is the mean over sequences; that of
+    YouTube-Objects' tables is the mean over its ten classes.) Single images have no first and last.
     """
-    system, root = open_storage(folder)
-    infos = system.get_file_info(fs.FileSelector(root, recursive=True))
-    paths = {info.path[len(root) :].lstrip("/") for info in infos if info.type == fs.FileType.File}
-    there = {path for path in paths if not path.rsplit("/", 1)[-1].startswith(".")}
-    names = {sequence.name for sequence in sequences}
-    if chosen:
-        there = {path for path in there if path.split("/")[0] in names}
-    known = {f"{sequence.name}/{frame.name}.png" for sequence in sequences for frame in sequence.frames}
-    needed = {f"{s.name}/{frame.name}.png" for s in sequences for frame in s.frames if frame.annotation}
-    if missing := sorted(needed - there):
-        raise UserError(f"{folder}/{missing[0]} is missing{_and_more(missing)}: every annotated frame needs its mask")
-    if extra := sorted(there - known):
-        raise UserError(f"{folder}/{extra[0]} belongs to no frame{_and_more(extra)}: take it out of the folder")
+    whole = all(frame.annotation for sequence in sequences for frame in sequence.frames)
+    return "davis" if whole and not any(sequence.kind == "stills" for sequence in sequences) else "annotated"
 
 
-def _and_more(paths: list[str]) -> str:
-    return f", and {len(paths) - 1} more" if len(paths) > 1 else ""
+def _check_counted(sequences: list[Sequence], rule: Rule) -> None:
+    for sequence in sequences:
+        counted = scored(sequence.frames) if rule == "davis" else sequence.frames
+        if any(frame.annotation for frame in counted):
+            continue
+        raise UserError(
+            f"{sequence.dataset}: sequence '{sequence.name}' has no annotated frame"
+            + (" between its first and last: set evaluation.rule to annotated, or" if rule == "davis" else ":")
+            + f" leave it out of data.sources.{sequence.dataset}.sequences"
+        )
 
 
-def _write(target: str, files: dict[str, bytes]) -> None:
-    system, root = open_storage(target)
-    try:
-        for name, data in files.items():
-            write_whole(system, f"{root}/{name}", data)
-    except OSError as error:
-        raise UserError(f"evaluation.output {target} can't be written: {error}") from error
-
-
-def _log(experiment: Experiment, folders: Folders, of_set: dict[str, Any], files: dict[str, bytes]) -> tracking.Run:
-    """To the run of the model that made the masks, or else to a new one."""
+def _keep(experiment: Experiment, folders: Folders, rule: Rule, scores: SetScores, rows: list[Row]) -> None:
+    """In files, in the run of the model that made the masks, or else in a new one, and with the model's version."""
     uri, split = tracking.tracking_uri(experiment), experiment.evaluation.split
+    version = _version(uri, folders)
     known = folders.model.get("run_id") if folders.model.get("tracking") == uri else None
     tracked = tracking.find_run(uri, known) if known else None
     fresh = tracked is None
     if tracked is None:
         tracked = tracking.start_run(experiment, f"{experiment.name}-evaluation", tags={"masks": folders.masks})
-    tracked.log_metrics({f"evaluation/{split}/{k}": v for k, v in of_set.items() if isinstance(v, float)})
-    for name, data in files.items():
-        tracked.log_bytes(data, f"evaluation/{split}/{name}")
+    facts = _facts(experiment, folders, rule, scores, rows) | {"run": {"tracking": uri, "run_id": tracked.run_id}}
+    how = {"rule": rule, "threshold": scores.threshold}
+    files = {
+        "scores.csv": as_csv([row | how for row in rows]).encode(),
+        "scores.json": json.dumps(facts, indent=2).encode(),
+    }
+    target = absolute(experiment.evaluation.output or f"{experiment.storage}/{experiment.name}/evaluation")
+    try:
+        system, root = open_storage(target)
+        for name, data in files.items():
+            write_whole(system, f"{root}/{name}", data)
+        tracked.log_metrics({f"evaluation/{split}/{k}": v for k, v in rows[-1].items() if isinstance(v, float)})
+        for name, data in files.items():
+            tracked.log_bytes(data, f"evaluation/{split}/{name}")
+    except BaseException:
+        if fresh:
+            tracked.try_finish("FAILED")
+        raise
     if fresh:
         tracked.finish()
-    return tracked
+    print(f"written to {target}/scores.csv and scores.json, logged to run {tracked.run_id} in {uri}", flush=True)
+    if version is not None:
+        region, contour = rows[-1]["J mean"], rows[-1]["F mean"]
+        measures = {"J": region, "F": contour, "JF": (region + contour) / 2}
+        kept = measures | {"frames": rows[-1]["frames"], "content": scores.content}
+        registry.record_evaluation(uri, version, evaluation_name(experiment), kept)
+        print(f"kept with {version.uri} as evaluation {evaluation_name(experiment)}", flush=True)
+
+
+def _facts(experiment: Experiment, folders: Folders, rule: Rule, scores: SetScores, rows: list[Row]) -> dict[str, Any]:
+    return {
+        "name": experiment.name,
+        "evaluation": evaluation_name(experiment),
+        "masks": folders.masks,
+        "maps": folders.maps,
+        "saliency_on": folders.maps or folders.masks,
+        "model": dict(folders.model),
+        "split": experiment.evaluation.split,
+        "threshold": scores.threshold,
+        "rule": rule,
+        "content": scores.content,
+        "sources": {name: source.model_dump(mode="json") for name, source in experiment.data.sources.items()},
+        "commit": code_commit(),
+        "dataset": folders.dataset,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "scores": rows,
+        "frames": scores.frames,
+    }
+
+
+def _version(uri: str, folders: Folders) -> registry.ModelVersion | None:
+    """The registered version that made the masks, where this store has it."""
+    model = folders.model.get("uri", "")
+    if folders.model.get("tracking") != uri or not model.startswith("models:/"):
+        return None
+    try:
+        return registry.resolve_model(uri, model)
+    except UserError as error:
+        print(f"note: the scores are kept with no model version: {error}", flush=True)
+        return None

@@ -3,6 +3,7 @@
 OUTPUT/maps/SEQUENCE/FRAME.png       the map, grey: round(255 p)
 OUTPUT/masks/SEQUENCE/FRAME.png      0 and 255
 OUTPUT/overlays/SEQUENCE/FRAME.jpg   of some frames
+OUTPUT/statistics/SEQUENCE.parquet   a row of numbers for each frame (frame_statistics.py)
 OUTPUT/predictions.json              the index: what made them, and the sequences that are whole; one is named
                                      after its last file is written
 """
@@ -33,22 +34,26 @@ class Predictions:
         return Predictions(absolute(experiment.prediction.output or default))
 
     def index(self) -> dict[str, Any] | None:
-        """The index, or None where there is none: {"made_by", "model", "sequences", "complete"}."""
+        """The index, or None where there is none.
+
+        {"made_by", "model", "dataset": digest or None, "sequences": {name: {"frames", "stamp"}}, "skipped": {name:
+        reason}, "complete": whether all that was asked for last is there}
+        """
         system, root = open_storage(self.uri)
         if system.get_file_info(f"{root}/{INDEX}").type != fs.FileType.File:
             return None
         return read_json(system, f"{root}/{INDEX}")
 
-    def claim(self, made_by: dict[str, Any], model: dict[str, str]) -> dict[str, int]:
-        """Frames of each whole sequence. Begins the index where there is none.
+    def claim(
+        self, made_by: dict[str, Any], model: dict[str, str], dataset: str | None, stamps: dict[str, str]
+    ) -> set[str]:
+        """The sequences that are whole. Begins the index where there is none.
 
-        made_by: all that decides the results, flat. model: where it came from, which does not.
+        made_by: all that decides the results but the sequences' content, flat. model: where it came from, which does
+        not. stamps: of the content of each sequence that is asked for; one whose content has changed isn't whole.
         Raises UserError naming a difference to what was begun here before.
         """
-        before = self.index()
-        if before is None:
-            self._write({"made_by": made_by, "model": model, "sequences": {}, "complete": False})
-            return {}
+        before = self.index() or {"made_by": made_by, "sequences": {}}
         for key in sorted(made_by.keys() | before["made_by"].keys()):
             old, new = before["made_by"].get(key), made_by.get(key)
             if old != new:
@@ -58,20 +63,28 @@ class Predictions:
                     f"{self.uri} holds predictions made with {key} {old}, now asked for with {new}: "
                     "give another prediction.output, or delete that folder"
                 )
-        return dict(before["sequences"])
+        kept = {name: e for name, e in before["sequences"].items() if stamps.get(name, e["stamp"]) == e["stamp"]}
+        whole = stamps.keys() <= kept.keys()
+        model = before.get("model", model)
+        index = {"made_by": made_by, "model": model, "dataset": dataset, "sequences": kept, "skipped": {}}
+        if not whole or index | {"complete": True} != before:
+            self._write(index | {"complete": False})
+        return set(kept)
 
-    def add(self, sequence: str, frames: int) -> None:
-        """Names a sequence whose files are all written."""
+    def add(self, sequence: str, frames: int, stamp: str, statistics: bytes) -> None:
+        """Names a sequence whose other files are all written."""
         index = self.index()
         assert index is not None
-        self._write(index | {"sequences": index["sequences"] | {sequence: frames}})
+        system, root = open_storage(self.uri)
+        write_whole(system, f"{root}/statistics/{sequence}.parquet", statistics)
+        self._write(index | {"sequences": index["sequences"] | {sequence: {"frames": frames, "stamp": stamp}}})
 
-    def complete(self) -> None:
-        """Says that all sequences are there."""
+    def complete(self, skipped: dict[str, str]) -> None:
+        """Says that all sequences are there, but those skipped."""
         index = self.index()
         assert index is not None
         if not index["complete"]:
-            self._write(index | {"complete": True})
+            self._write(index | {"complete": True, "skipped": skipped})
 
     def _write(self, index: dict[str, Any]) -> None:
         system, root = open_storage(self.uri)

@@ -1,104 +1,147 @@
-"""The actor of `predict`: holds the network, reads pairs ahead, writes maps behind."""
+"""The actor of `predict`: holds the network, reads frames ahead, writes maps behind."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
 
-from pipelines.dataset import Dataset, View
-from pipelines.sections import Prediction
-from pipelines.storage import open_storage
+from pipelines.config import Experiment
+from pipelines.dataset import Dataset
+from pipelines.frame_statistics import frame_statistics
+from pipelines.prediction_units import Unit
+from pipelines.preparer import estimator
+from pipelines.storage import absolute, open_storage
+from rtnet.ahead import Ahead
 from rtnet.checkpoint import load_model
-from rtnet.data.images import encode_jpeg, encode_png, overlay
-from rtnet.data.inputs import network_input
+from rtnet.data.flips import flip
+from rtnet.data.frames import read_annotation, read_pictures
+from rtnet.data.images import Mask, Picture, decode_mask, encode_jpeg, encode_png, overlay
 from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
-from rtnet.prediction import Map, for_prediction, grey_levels, predict_maps, stretch
+from rtnet.prediction import Map, for_prediction, grey_levels, stretch
+from rtnet.segmenter import FrameInput, Segmenter
 
-if TYPE_CHECKING:
-    from pipelines.predict import Work
+_FRAMES_PER_REPORT = 8
+_WRITERS = 4
 
 
 class Predictor:
-    """Predicts chunks of frames with one network on one device."""
+    """Predicts units with one network on one device."""
 
-    def __init__(
-        self, weights: ray.ObjectRef, dataset: str, output: str, work: "Work", options: Prediction, width: int
-    ) -> None:
-        """weights: reference to (content, suffix) of a weights file. The rest is `predict`'s."""
+    def __init__(self, weights: ray.ObjectRef, units: ray.ObjectRef, experiment: Experiment, output: str) -> None:
+        """weights: reference to (content, suffix) of a weights file; units: to a list of Unit. output: a folder."""
+        options = experiment.prediction
         torch.set_flush_denormal(True)  # before PyTorch starts its threads, which inherit it
-        self._device = torch.device("cuda" if options.gpus_per_actor else "cpu")
+        device = torch.device("cuda" if options.gpus_per_actor else "cpu")
         if not options.gpus_per_actor:
             # Ray sets one thread for actors with a fraction of a CPU.
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.actors))
-        self._model = for_prediction(_model(*ray.get(weights)), self._device, options.precision)
-        self._dataset = Dataset(dataset)
+            threads = max(1, (os.cpu_count() or 1) // options.actors)
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        self._segmenter = Segmenter(
+            for_prediction(_model(*ray.get(weights)), device, options.precision),
+            device,
+            views=tuple(options.views),
+            size=(options.height, int(experiment.training.aspect * options.height)),
+            batch_size=options.batch_size,
+        )
+        self._spent = self._segmenter.spent
+        self._options, self._units = options, ray.get(units)
+        self._dataset = Dataset(absolute(experiment.data.dataset)) if options.input == "dataset" else None
         self._system, self._root = open_storage(output)
-        self._work, self._options, self._size = work, options, (options.height, width)
         self._folders: set[str] = set()
-        # One thread reads: a parquet file is not to be read by several at once.
-        self._reader, self._writers = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
+        self._writers = ThreadPoolExecutor(_WRITERS)
 
-    def __call__(self, chunks: dict[str, np.ndarray]) -> dict[str, Any]:
-        """chunks: "start" and "end", int64 (n,), places in `work`. A user's mistake comes back as "error"."""
-        errors = []
-        for start, end in zip(chunks["start"], chunks["end"], strict=True):
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        """batch: "unit", numbers of units. Reports, some frames each: their number, statistics, seconds by stage.
+
+        What is wrong with a unit's files is reported as "error", for no worker's traceback to hide it.
+        """
+        for number in batch["unit"].tolist():
             try:
-                self._predict(range(start, end))
-                errors.append("")
+                for rows in _in_groups(self._predict(self._units[number]), _FRAMES_PER_REPORT):
+                    yield self._report(number, rows)
             except (UserError, OSError, pa.ArrowInvalid) as error:
-                errors.append(str(error).splitlines()[0])
-        return {"start": chunks["start"], "end": chunks["end"], "error": np.array(errors, dtype=object)}
+                yield self._report(number, [], str(error).splitlines()[0])
 
-    def _predict(self, places: range) -> None:
-        written: list[Future[None]] = []
-        for batch, views in self._read_ahead(places):
-            distinct, device, size = list(views), self._device, self._size
-            pairs = [(self._work.rows[place], self._work.partners[place]) for place in batch]
-            frames = [views[row] for row, _ in pairs]
-            maps = predict_maps(
-                self._model,
-                network_input([views[row].image for row in distinct], size, device),
-                network_input([views[row].flow for row in distinct], size, device),
-                torch.tensor([[distinct.index(row) for row in pair] for pair in pairs], device=device),
-                [frame.image.shape[:2] for frame in frames],
-            )
-            for place, frame, map_ in zip(batch, frames, maps, strict=True):
-                written.append(self._writers.submit(self._write, place, frame, map_))
-        for future in written:
-            future.result()
+    def _report(self, number: int, rows: list[dict[str, Any]], error: str = "") -> dict[str, Any]:
+        texts = {"statistics": json.dumps(rows), "spent": json.dumps(self._spent.take()), "error": error}
+        return {"unit": np.array([number]), "frames": np.array([len(rows)])} | {k: [v] for k, v in texts.items()}
 
-    def _read_ahead(self, places: range) -> Iterator[tuple[range, dict[int, View]]]:
-        """Batches of places and, by row, their pairs' views; the next one is read while this one is worked on."""
-        count = self._options.batch_size
-        batches = [places[first : first + count] for first in range(0, len(places), count)]
-        upcoming = self._reader.submit(self._read, batches[0])
-        for batch, following in zip(batches, [*batches[1:], None], strict=True):
-            views = upcoming.result()
-            if following is not None:
-                upcoming = self._reader.submit(self._read, following)
-            yield batch, views
+    def _predict(self, unit: Unit) -> Iterator[dict[str, Any]]:
+        """The statistics of each frame, after its files are written."""
+        pictures: dict[int, Picture] = {}  # those of which an overlay is drawn, until it is
+        written: deque[Future[dict[str, Any]]] = deque()
+        for place, map_ in enumerate(self._maps(unit, pictures), unit.start):
+            written.append(self._writers.submit(self._write, unit, place, map_, pictures.pop(place, None)))
+            while written and (len(written) > 2 * _WRITERS or written[0].done()):
+                yield written.popleft().result()
+        yield from (future.result() for future in written)
 
-    def _read(self, batch: range) -> dict[int, View]:
-        rows = {int(row) for place in batch for row in (self._work.rows[place], self._work.partners[place])}
-        return {row: self._dataset.read(row) for row in sorted(rows)}
+    def _maps(self, unit: Unit, pictures: dict[int, Picture]) -> Iterator[Map]:
+        segmenter = replace(self._segmenter, rule=unit.rule)
+        if unit.source is not None and unit.source.kind != "stills":
+            assert unit.flow is not None
+            how = estimator(unit.flow, str(segmenter.device))
+            segmenter = replace(segmenter, estimator=how, flow_height=unit.flow.height)
+            yield from segmenter.segment(_kept(read_pictures(unit.source), unit, pictures))
+            return
+        if unit.source is None:
+            inputs = Ahead(self._of_dataset(segmenter, unit))
+        else:
+            inputs = Ahead(self._of_stills(segmenter, _kept(read_pictures(unit.source), unit, pictures)))
+        try:
+            yield from segmenter.maps(inputs, unit.first, unit.start, unit.stop)
+        finally:
+            inputs.stop()
 
-    def _write(self, place: int, frame: View, map_: Map) -> None:
-        if self._options.stretch:
-            map_ = stretch(map_)
-        mask = map_ > self._options.threshold
-        file = f"{self._work.sequences[place]}/{self._dataset.describe(int(self._work.rows[place]))['name']}"
-        self._put(f"maps/{file}.png", encode_png(grey_levels(map_)))
-        self._put(f"masks/{file}.png", encode_png(mask))
-        if place in self._work.shown:
-            self._put(f"overlays/{file}.jpg", encode_jpeg(overlay(frame.image, mask, frame.annotation)))
+    def _of_dataset(self, segmenter: Segmenter, unit: Unit) -> Iterator[FrameInput]:
+        assert self._dataset is not None and unit.rows is not None
+        for rows in unit.rows.tolist():
+            with self._spent.on("decode"):
+                views = [self._dataset.read(row) for row in rows]
+            size = (views[0].image.shape[0], views[0].image.shape[1])
+            yield segmenter.frame_input(size, [view.image for view in views], [view.flow for view in views])
+
+    def _of_stills(self, segmenter: Segmenter, pictures: Iterable[Picture]) -> Iterator[FrameInput]:
+        for picture in self._spent.each("decode", pictures):
+            views = [flip(picture, view) for view in segmenter.views]
+            black = np.zeros((*picture.shape[:2], 6), np.uint8)
+            yield segmenter.frame_input((picture.shape[0], picture.shape[1]), views, [black] * len(views))
+
+    def _write(self, unit: Unit, place: int, map_: Map, picture: Picture | None) -> dict[str, Any]:
+        with self._spent.on("encode"):
+            if self._options.stretch:
+                map_ = stretch(map_)
+            mask = map_ > self._options.threshold
+            name = unit.names[place - unit.start]
+            self._put(f"maps/{unit.sequence}/{name}.png", encode_png(grey_levels(map_)))
+            self._put(f"masks/{unit.sequence}/{name}.png", encode_png(mask))
+            if place in unit.shown:
+                image, annotation = self._shown(unit, place, picture)
+                self._put(f"overlays/{unit.sequence}/{name}.jpg", encode_jpeg(overlay(image, mask, annotation)))
+            return frame_statistics(unit.sequence, place, name, map_, mask)
+
+    def _shown(self, unit: Unit, place: int, picture: Picture | None) -> tuple[Picture, Mask | None]:
+        if unit.source is None:
+            assert self._dataset is not None and unit.rows is not None
+            seen, flipped = self._segmenter.views[0], self._dataset.read(int(unit.rows[place - unit.first, 0]))
+            mask = flipped.annotation
+            return flip(flipped.image, seen), None if mask is None else flip(mask, seen)
+        assert picture is not None
+        data = read_annotation(unit.source, unit.source.frames[place], (picture.shape[0], picture.shape[1]))
+        return picture, None if data is None else decode_mask(data)
 
     def _put(self, file: str, data: bytes) -> None:
         """Not written aside: the index names a sequence after all its files are there."""
@@ -109,6 +152,24 @@ class Predictor:
             self._folders.add(folder)
         with self._system.open_output_stream(path) as stream:
             stream.write(data)
+
+
+def _kept(pictures: Iterable[Picture], unit: Unit, kept: dict[int, Picture]) -> Iterator[Picture]:
+    for place, picture in enumerate(pictures):
+        if place in unit.shown:
+            kept[place] = picture
+        yield picture
+
+
+def _in_groups(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    for row in rows:
+        group.append(row)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _model(data: bytes, suffix: str) -> RTNet:

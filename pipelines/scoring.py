@@ -1,122 +1,193 @@
-"""What `evaluate` measures in one sequence, and the table of all."""
+"""What `evaluate` measures: jobs of a few frames each, and the scores of the set from their results."""
 
-import csv
-import io
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
+from pipelines.mask_folder import Folders, list_masks
+from pipelines.score_table import SET
 from pipelines.storage import open_storage, read_bytes
-from rtnet.data.images import check_image, decode_annotation, decode_image
+from rtnet.data.images import Mask, Picture, decode_annotation, decode_levels, decode_void
 from rtnet.data.layouts import Sequence
 from rtnet.errors import UserError
-from rtnet.metrics import (
-    SaliencyMeasures,
-    Statistics,
-    contour_accuracy,
-    dataset_statistics,
-    region_similarity,
-    scored,
-    sequence_statistics,
-)
+from rtnet.metrics import SaliencyMeasures, contour_accuracy, region_similarity, saliency_results, scored
 
-SET = "(set)"
-_PRINTED = tuple(f"{measure} {statistic}" for measure in "JF" for statistic in ("mean", "recall", "decay"))
-_PRINTED += ("mae", "s_measure", "adaptive_f", "mean_f", "max_f")
+__all__ = ["SET", "Job", "Rule", "SetScores", "combine", "cut_jobs", "read_levels", "score_job"]
+
+Rule = Literal["davis", "annotated"]
+_FRAMES = 16
+# Tools for several objects number them 1, 2, ... in grey; a map whose largest value is this small shows nothing.
+_LABELS = 20
+
+
+@dataclass(frozen=True)
+class Files:
+    """An annotated frame and its results, as paths within their folders."""
+
+    frame: str
+    annotation: Path
+    mask: str
+    map: str | None
+    counts: bool  # for J and F
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sequence and where its masks and maps lie."""
+    """A few frames of one sequence."""
 
-    sequence: Sequence
-    masks: str
-    maps: str | None
+    sequence: Sequence  # without its frames
+    files: tuple[Files, ...]
+    folders: Folders
     threshold: float  # of a grey mask's value / 255
+    saliency: bool
 
 
-def score_sequence(job: Job) -> dict[str, str]:
-    """{"result": JSON, "error": ""}, or the user's mistake as "error". Runs in a Ray task.
+@dataclass(frozen=True)
+class SetScores:
+    """What `table` takes, and how it came about."""
 
-    The result: "frames", {name: {"J", "F"}} of the frames that are scored, and "saliency", the means over all
-    annotated ones.
-    """
+    frames: dict[str, dict[str, dict[str, float]]]
+    """{sequence: {frame: {"J", "F"}}} of the frames that count."""
+    saliency: dict[str, dict[str, float]]
+    """{sequence: {measure: mean over all annotated frames}}."""
+    threshold: float
+    """Of value / 255: the one asked for, or 0 where the masks hold grey labels."""
+    content: str
+    """SHA-256 over the counted frames' names and annotations: only scores of equal content compare."""
+    note: str
+    """What is to be told of how the masks were read, or ""."""
+
+
+def cut_jobs(
+    sequences: list[Sequence], folders: Folders, rule: Rule, threshold: float, saliency: bool, chosen: bool
+) -> list[Job]:
+    """All annotated frames, so few to a job that no long sequence holds up the end; UserError as `list_masks`."""
+    masks = list_masks(folders.masks, sequences, chosen)
+    maps = {} if folders.maps is None else list_masks(folders.maps, sequences, chosen)
+    jobs = []
+    for sequence in sequences:
+        counted = {frame.name for frame in (scored(sequence.frames) if rule == "davis" else sequence.frames)}
+        files = [
+            Files(frame.name, frame.annotation, masks[key], maps.get(key), frame.name in counted)
+            for frame in sequence.frames
+            if frame.annotation and (key := (sequence.name, frame.name))
+        ]
+        for start in range(0, len(files), _FRAMES):
+            part = tuple(files[start : start + _FRAMES])
+            jobs.append(Job(replace(sequence, frames=()), part, folders, threshold, saliency))
+    return jobs
+
+
+def score_job(job: Job) -> dict[str, str]:
+    """{"result": JSON for `combine`, "error": ""}, or the user's mistake as "error". Runs in a Ray task."""
     try:
-        return {"result": json.dumps(_score(job)), "error": ""}
+        return {"result": json.dumps([_score(job, files) for files in job.files]), "error": ""}
     except (UserError, OSError) as error:
         return {"result": "", "error": str(error).splitlines()[0]}
 
 
-def table(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per sequence, then that of the set: means over sequences, whatever their lengths."""
-    rows, statistics = [], []
-    for name, result in results.items():
-        frames = result["frames"].values()
-        measures = {key: sequence_statistics(frame[key] for frame in frames) for key in ("J", "F")}
-        statistics.append(measures)
-        rows.append({"sequence": name, "frames": len(frames), **_flat(measures), **result["saliency"]})
-    of_set = {key: dataset_statistics(measures[key] for measures in statistics) for key in ("J", "F")}
-    saliency = {key: float(np.mean([row[key] for row in rows])) for key in next(iter(results.values()))["saliency"]}
-    return [*rows, {"sequence": SET, "frames": sum(row["frames"] for row in rows), **_flat(of_set), **saliency}]
+def combine(jobs: list[Job], results: Iterable[str]) -> SetScores:
+    """The set's scores from those of its jobs, in order.
 
-
-def as_text(rows: list[dict[str, Any]]) -> str:
-    """The table's main columns, aligned."""
-    lines = [["sequence", "frames", *_PRINTED]]
-    for row in rows:
-        lines.append([row["sequence"], str(row["frames"]), *(f"{row[column]:.3f}" for column in _PRINTED)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
+    Grey masks none of which has a value above 20 hold labels, whose every value but 0 is object.
+    """
+    scored_frames = [
+        (job.sequence.name, files, found)
+        for job, result in zip(jobs, results, strict=True)
+        for files, found in zip(job.files, json.loads(result), strict=True)
+    ]
+    brightest = max(found["brightest"] for _, _, found in scored_frames)
+    reading = "labels" if 0 < brightest <= _LABELS else "levels"
+    dim = [f"{name}/{files.frame}" for name, files, found in scored_frames if 0 < found["brightest"] <= _LABELS]
+    frames: dict[str, dict[str, dict[str, float]]] = {name: {} for name, _, _ in scored_frames}
+    saliency: dict[str, list[list[float]]] = {name: [] for name in frames}
+    content = hashlib.sha256()
+    for name, files, found in scored_frames:
+        values = found.get(reading, found["levels"])
+        if files.counts:
+            frames[name][files.frame] = {"J": values["J"], "F": values["F"]}
+            content.update(found["content"].encode())
+        saliency[name].append(values["saliency"])
+    return SetScores(
+        frames,
+        {name: saliency_results(np.mean(values, axis=0)) if values[0] else {} for name, values in saliency.items()},
+        0.0 if reading == "labels" else jobs[0].threshold,
+        content.hexdigest(),
+        _note(reading, brightest, dim),
     )
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """All columns, in full precision."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _score(job: Job) -> dict[str, Any]:
-    saliency, frames = SaliencyMeasures(), {}
-    counted = set(scored(job.sequence.frames))
-    for frame in job.sequence.frames:
-        if frame.annotation is None:
-            continue
-        file = f"{job.sequence.name}/{frame.name}.png"
-        annotation = decode_annotation(
-            frame.annotation.read_bytes(), str(frame.annotation), job.sequence.void, job.sequence.background
-        )
-        levels = _levels(job.masks, file, annotation.shape)
-        mask = levels / 255 > job.threshold
-        saliency.add(mask if job.maps is None else _levels(job.maps, file, annotation.shape), annotation)
-        if frame in counted:
-            frames[frame.name] = {"J": region_similarity(mask, annotation), "F": contour_accuracy(mask, annotation)}
-    return {"frames": frames, "saliency": saliency.results()}
-
-
-def _levels(folder: str, file: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A mask or map as uint8 (H, W). Palette and colour pictures, which hold labels, become 0 and 255."""
+def read_levels(folder: str, file: str, shape: tuple[int, ...]) -> Picture:
+    """A mask or map as uint8 (H, W), as `decode_levels` reads it; UserError where it has another shape."""
     system, root = open_storage(folder)
-    data, origin = read_bytes(system, f"{root}/{file}"), f"{folder}/{file}"
-    size = check_image(data, origin)
-    if size != shape:
+    origin = f"{folder}/{file}"
+    levels = decode_levels(read_bytes(system, f"{root}/{file}"), origin)
+    if levels.shape != shape:
         raise UserError(
-            f"{origin} has {size[1]} x {size[0]} pixels, its annotation {shape[1]} x {shape[0]}: "
+            f"{origin} has {levels.shape[1]} x {levels.shape[0]} pixels, its annotation {shape[1]} x {shape[0]}: "
             "masks must have their frame's size"
         )
-    picture = decode_image(data, origin)
-    if (picture == picture[..., :1]).all():
-        return np.asarray(picture[..., 0])
-    return np.asarray(decode_annotation(data, origin), np.uint8) * np.uint8(255)
+    return levels
 
 
-def _flat(measures: Mapping[str, Statistics]) -> dict[str, float]:
-    return {f"{key} {name}": value for key, entry in measures.items() for name, value in asdict(entry).items()}
+def _score(job: Job, files: Files) -> dict[str, Any]:
+    """Of one frame: "content" and "brightest", its largest level; by "levels", and where that differs by "labels"."""
+    annotation, void = _annotation(job.sequence, files.annotation)
+    levels = read_levels(job.folders.masks, files.mask, annotation.shape)
+    map_ = levels if files.map is None else read_levels(str(job.folders.maps), files.map, annotation.shape)
+    if void is not None:
+        levels, map_ = np.where(void, np.uint8(0), levels), np.where(void, np.uint8(0), map_)
+    above = int(np.count_nonzero(np.arange(256) / 255 <= job.threshold))
+    found: dict[str, Any] = {
+        "content": _content(job.sequence, files.frame, annotation, void),
+        "brightest": int(levels.max()),
+        "levels": _measures(levels >= above, map_, annotation, job.saliency),
+    }
+    if 0 < found["brightest"] <= _LABELS:
+        labels = levels > 0
+        found["labels"] = _measures(labels, labels if files.map is None else map_, annotation, job.saliency)
+    return found
+
+
+def _measures(mask: Mask, map_: np.ndarray, annotation: Mask, saliency: bool) -> dict[str, Any]:
+    values: list[float] = []
+    if saliency:
+        measures = SaliencyMeasures()
+        measures.add(map_, annotation)
+        values = measures.means().tolist()
+    return {"J": region_similarity(mask, annotation), "F": contour_accuracy(mask, annotation), "saliency": values}
+
+
+def _annotation(sequence: Sequence, path: Path) -> tuple[Mask, Mask | None]:
+    """(the mask, the void pixels where the layout has such), bool (H, W).
+
+    As in the official DAVIS 2017 evaluation void counts for nothing, whatever a result says there.
+    """
+    data = path.read_bytes()
+    mask = decode_annotation(data, str(path), sequence.void, sequence.background)
+    if sequence.void is None:
+        return mask, None
+    void = decode_void(data, sequence.void, str(path))
+    return mask, void if void.any() else None
+
+
+def _content(sequence: Sequence, frame: str, annotation: Mask, void: Mask | None) -> str:
+    height, width = annotation.shape
+    digest = hashlib.sha256(json.dumps([sequence.dataset, sequence.name, frame, height, width]).encode())
+    for mask in (annotation, void):
+        digest.update(b"" if mask is None else np.packbits(mask).tobytes())
+    return digest.hexdigest()
+
+
+def _note(reading: str, brightest: int, dim: list[str]) -> str:
+    if reading == "labels":
+        return f"the masks' largest grey value is {brightest} of 255: read as labels, all but 0 are object"
+    if dim:
+        more = f" and {len(dim) - 1} more" if len(dim) > 1 else ""
+        return f"{dim[0]}{more} have no grey value above {_LABELS} of 255, others have: read as maps that show nothing"
+    return ""

@@ -15,6 +15,7 @@ class Section(BaseModel):
 Count = Annotated[int, Field(ge=1)]
 Streams = Literal["both", "appearance", "motion"]
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+View = Literal["as_is", "horizontal", "vertical", "both"]
 Side = Annotated[int, Field(ge=32, le=4096)]
 DatasetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -122,8 +123,16 @@ class Phase(Section):
     floor: Annotated[float, Field(ge=0)] = 0.0
 
 
+_PUBLISHED = [
+    Phase(last_epoch=4, rate=1e-3, trained="interaction"),
+    Phase(last_epoch=15, rate=5e-4),
+    Phase(last_epoch=99, rate=5e-4, decay=0.9, decay_origin=20, floor=1e-5),
+]
+
+
 class Training(Section):
-    phases: Annotated[list[Phase], Field(min_length=1)]
+    phases: Annotated[list[Phase], Field(min_length=1)] = _PUBLISHED
+    """By default those of the published training."""
     split: str = "train"
     batch_size: Count = 1
     """Pairs, or single views for one stream alone, that a worker's network takes at once."""
@@ -198,29 +207,57 @@ class Tracking(Section):
 class Prediction(Section):
     model: str | None = None
     """models:/NAME@ALIAS, models:/NAME/VERSION or a weights file; null is the model that `train` registers."""
+    input: Literal["dataset", "sources"] = "dataset"
+    """What `prepare` made, or the frames and videos of data.sources themselves: their flow is then computed on the way,
+    as the flow section says, and data.dataset is not needed."""
     split: str = "val"
     output: str | None = None
-    """Folder or URI for maps, masks and overlays; null is STORAGE/NAME/predictions."""
+    """Folder or URI for maps, masks, overlays and statistics; null is STORAGE/NAME/predictions."""
     height: Side = 384
     """Rows of the network's input; its width is int(aspect * height) of the training section."""
+    partners: Count = 1
+    """1: one within training.reach frames, drawn by the seed, as published. More: the mean over so many, evenly spread
+    within reach."""
+    both: bool = False
+    """Each pair gives the maps of both its frames: twice as fast."""
+    views: Annotated[list[View], Field(min_length=1)] = ["as_is"]
+    """The mean over the maps of these flips of the frames is taken."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A pixel belongs to the mask where its map is above this."""
     stretch: bool = False
     """As published: stretch each map to its own minimum and maximum before it is written and cut."""
     batch_size: Count = 4
+    """Pairs that the network takes at once."""
     actors: Count = 1
     gpus_per_actor: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     overlays: Annotated[int, Field(ge=0)] = 2
     """Overlay pictures per sequence, evenly spread."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """`skip` leaves out sequences whose files can't be read, and lists them at the end and in predictions.json."""
+
+    @model_validator(mode="after")
+    def _both_has_one_partner(self) -> "Prediction":
+        if self.both and self.partners > 1:
+            raise ValueError("both uses one partner: set partners to 1, or both to false")
+        if len(set(self.views)) < len(self.views):
+            raise ValueError(f"views names a view twice: {', '.join(self.views)}")
+        return self
 
 
 class Evaluation(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")] | None = None
+    """What the scores are kept under with a model's version; null is the sources' names and the split: davis16-val."""
     masks: str | None = None
-    """Folder SEQUENCE/FRAME.png of masks or maps, grey in 0..255 or with a palette; null is `masks` in the prediction's
-    output."""
+    """Folder SEQUENCE/FRAME.png (or .jpg) of masks or maps, ours or another method's: grey in 0..255, grey labels from
+    1 on, or with a palette; null is `masks` in the prediction's output."""
     split: str = "val"
+    rule: Literal["davis", "annotated"] | None = None
+    """Which frames J and F count. davis: all annotated ones but a sequence's first and last frame; annotated: all
+    annotated ones. Null is davis where every frame of every sequence is annotated, else annotated."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """A pixel of a grey mask file belongs to the mask where its value / 255 is above this."""
+    saliency: bool = True
+    """Also the saliency measures, which take more than ten times as long as J and F."""
     output: str | None = None
     """Folder for scores.csv and scores.json; null is STORAGE/NAME/evaluation."""

@@ -107,9 +107,10 @@ class Segmenter:
 
     def frame_input(self, size: tuple[int, int], images: list[Picture], flow: list[Picture]) -> FrameInput:
         """Of pictures in every view: uint8 (H, W, 3) each, and (h, w, 6), forward and backward flow pictures."""
-        return FrameInput(
-            size, network_input(images, self.size, self.device), network_input(flow, self.size, self.device)
-        )
+        with self.spent.on("network"):
+            return FrameInput(
+                size, network_input(images, self.size, self.device), network_input(flow, self.size, self.device)
+            )
 
     def _inputs(self, frames: Iterable[Picture]) -> Iterator[FrameInput]:
         flows = self.spent.each("flow", self._flow_pictures(frames))

@@ -7,6 +7,7 @@ from math import ceil, hypot
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -164,6 +165,35 @@ def _plain_contour_accuracy(mask: Mask, annotation: Mask) -> float:
 def test_f_equals_a_plain_count_of_boundary_pixels_within_the_tolerance(shape: tuple[int, int], seed: int) -> None:
     mask, annotation = _blob(seed, shape), _blob(seed + 50, shape)
     assert contour_accuracy(mask, annotation) == pytest.approx(_plain_contour_accuracy(mask, annotation), abs=1e-12)
+
+
+def test_f_equals_a_dilation_of_the_whole_picture_at_any_size_and_place() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        shape = (int(rng.integers(1, 300)), int(rng.integers(1, 300)))
+        mask, annotation = np.zeros(shape, bool), np.zeros(shape, bool)
+        for region in (mask, annotation):
+            for _ in range(rng.integers(0, 4)):
+                top, left = rng.integers(0, shape)
+                region[top : top + rng.integers(1, 80), left : left + rng.integers(1, 80)] ^= True
+        assert contour_accuracy(mask, annotation) == _contour_accuracy_by_opencv(mask, annotation)
+
+
+def _contour_accuracy_by_opencv(mask: Mask, annotation: Mask) -> float:
+    radius = ceil(0.008 * hypot(*mask.shape))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disk = np.asarray(x * x + y * y <= radius * radius, np.uint8)
+    boundaries = []
+    for region in (mask, annotation):
+        here = np.pad(region, ((0, 1), (0, 1)), mode="edge")
+        others = (here[:-1, 1:], here[1:, :-1], here[1:, 1:])
+        boundaries.append(np.any([here[:-1, :-1] != other for other in others], axis=0))
+    found, true = boundaries
+    if not found.any() or not true.any():
+        return float(found.any() == true.any())
+    near_found, near_true = (cv2.dilate(each.astype(np.uint8), disk) > 0 for each in boundaries)
+    precision, recall = (found & near_true).sum() / found.sum(), (true & near_found).sum() / true.sum()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def test_f_forgives_a_shift_of_exactly_the_tolerance_and_no_pixel_more() -> None:

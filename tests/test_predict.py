@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,22 +17,27 @@ from pipelines.dataset import Dataset
 from rtnet.checkpoint import load_model, save_model
 from rtnet.config import RTNetConfig
 from rtnet.data.clip import write_clip
+from rtnet.data.flow import dis
+from rtnet.data.frames import read_pictures
 from rtnet.data.inputs import network_input
-from rtnet.data.pairs import fixed_partners as fixed_partners
+from rtnet.data.layouts import read_layout
+from rtnet.data.pairs import fixed_partners
+from rtnet.data.prediction_pairs import PairRule
 from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
 from rtnet.prediction import predict_maps
+from rtnet.segmenter import Segmenter
 
 FRAMES = 5
 SEQUENCES = ("drift", "turn")
 
 
-def _experiment(root: Path, **prediction: Any) -> Experiment:
+def _experiment(root: Path, clip: dict[str, Any] | None = None, **prediction: Any) -> Experiment:
     sections = {
         "name": "toy",
         "storage": str(root / "runs"),
         "data": {
-            "sources": {"clip": {"layout": "davis16", "path": str(root / "clip")}},
+            "sources": {"clip": clip or {"layout": "davis16", "path": str(root / "clip")}},
             "dataset": str(root / "dataset"),
         },
         "flow": {"preset": "ultrafast"},
@@ -107,6 +113,13 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def _same(first: Path, second: Path, levels: int = 1) -> None:
+    """The same maps, up to where rounding to levels fell."""
+    assert _files(first / "maps") == _files(second / "maps") != []
+    for file in _files(first / "maps"):
+        assert np.abs(_grey(first / "maps" / file).astype(int) - _grey(second / "maps" / file)).max() <= levels
+
+
 pytestmark = pytest.mark.ray
 
 
@@ -140,18 +153,16 @@ def test_two_overlays_of_each_sequence_are_written(output: Path) -> None:
 def test_the_index_names_the_version_its_run_and_every_whole_sequence(output: Path, root: Path) -> None:
     index = json.loads((output / "predictions.json").read_text())
     assert index["complete"]
-    assert index["sequences"] == dict.fromkeys(SEQUENCES, FRAMES)
+    assert {name: entry["frames"] for name, entry in index["sequences"].items()} == dict.fromkeys(SEQUENCES, FRAMES)
     assert index["model"]["uri"] == "models:/rtnet/1"
     version = registry.resolve_model(index["model"]["tracking"], "rtnet@best")
     assert (index["model"]["run_id"], index["made_by"]["model.digest"]) == (version.run_id, version.digest)
-    assert index["made_by"]["dataset.digest"] == Dataset(str(root / "dataset")).digest
+    assert index["dataset"] == Dataset(str(root / "dataset")).digest
 
 
 def test_batches_and_actors_do_not_change_the_maps(output: Path, root: Path) -> None:
     predict.run(_experiment(root, output=str(root / "other"), batch_size=3, actors=2))
-    for file in _files(output / "maps"):
-        difference = _grey(output / "maps" / file).astype(int) - _grey(root / "other" / "maps" / file)
-        assert np.abs(difference).max() <= 1
+    _same(output, root / "other")
 
 
 def test_predicting_again_does_nothing_and_says_so(
@@ -218,3 +229,79 @@ def test_what_an_actor_finds_wrong_with_the_dataset_is_one_line(root: Path) -> N
     with pytest.raises(UserError, match=r"turn/00000\.parquet"):
         predict.run(experiment)
     assert not json.loads((root / "half" / "predictions.json").read_text())["complete"]
+
+
+def test_frames_that_nobody_prepared_have_the_maps_of_the_dataset_and_changed_ones_are_predicted_again(
+    output: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, target = root / "unprepared", root / "of-files"
+    shutil.copytree(root / "clip", clip)
+    experiment = _experiment(
+        root, {"layout": "davis16", "path": str(clip)}, output=str(target), input="sources", batch_size=3
+    )
+    predict.run(experiment)
+    _same(output, target)
+    assert [len(_files(target / "overlays" / sequence)) for sequence in SEQUENCES] == [2, 2]
+    rows, same = (pq.read_table(str(folder / "statistics")) for folder in (target, output))
+    assert rows["name"] == same["name"]
+    assert np.allclose(rows["mean"], same["mean"], atol=1e-5)
+    kept = (target / "maps" / "drift" / "00000.png").stat().st_mtime_ns
+    pictures = clip / "JPEGImages" / "480p"
+    shutil.copy(pictures / "drift" / "00000.jpg", pictures / "turn" / "00003.jpg")
+    capsys.readouterr()
+    predict.run(experiment)
+    assert f"predicting {FRAMES} frames" in capsys.readouterr().out
+    assert (target / "maps" / "drift" / "00000.png").stat().st_mtime_ns == kept
+
+
+def test_the_statistics_say_of_every_frame_what_its_map_and_mask_say(
+    output: Path, expected: dict[str, np.ndarray]
+) -> None:
+    rows = pq.read_table(str(output / "statistics")).to_pylist()
+    assert [f"{row['sequence']}/{row['name']}" for row in rows] == list(expected)
+    for row in rows:
+        map_ = expected[f"{row['sequence']}/{row['name']}"]
+        mask = _grey(output / "masks" / row["sequence"] / f"{row['name']}.png") > 0
+        where = np.argwhere(mask)
+        assert row["mean"] == pytest.approx(map_.mean(), abs=1e-5)
+        assert row["area"] == pytest.approx(mask.mean(), abs=1e-6)
+        assert (row["top"], row["left"]) == tuple(where.min(axis=0))
+        assert (row["bottom"], row["right"]) == tuple(where.max(axis=0))
+
+
+def test_several_partners_and_flips_are_those_of_the_segmenter(root: Path) -> None:
+    """Whose maps tests/test_segmenter.py compares with a plain loop's."""
+    target, views = root / "mean", ["as_is", "vertical"]
+    predict.run(_experiment(root, output=str(target), partners=2, views=views))
+    model = load_model(root / "model" / registry.MODEL_FILE).eval()
+    segmenter = Segmenter(
+        model, torch.device("cpu"), PairRule(2, 2), tuple(views), (48, 84), estimator=dis("ultrafast")
+    )
+    for sequence in read_layout("davis16", root / "clip", "clip"):
+        for frame, map_ in zip(sequence.frames, segmenter.segment(read_pictures(sequence)), strict=True):
+            levels = _grey(target / "maps" / sequence.name / f"{frame.name}.png")
+            assert np.abs(levels - map_ * 255).max() < 0.5 + 255 * 1e-5
+
+
+def test_a_list_of_videos_is_predicted_and_a_broken_one_is_left_out_by_name(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, target = root / "videos", root / "of-videos"
+    videos.mkdir()
+    for name in ("first", "second"):
+        writer = cv2.VideoWriter(str(videos / f"{name}.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (70, 40))
+        for file in sorted((root / "clip" / "JPEGImages" / "480p" / "drift").iterdir()):
+            writer.write(np.asarray(cv2.imread(str(file))))
+        writer.release()
+    (videos / "broken.avi").write_bytes(b"no video")
+    (root / "list.txt").write_text("videos/first.avi\n\nvideos/broken.avi\n")
+    source = {"layout": "video", "path": str(root / "list.txt"), "split": "val"}
+    with pytest.raises(UserError, match=r"sequence 'broken'.*broken\.avi.*on_error=skip"):
+        predict.run(_experiment(root, source, output=str(target), input="sources"))
+    assert not target.exists()
+    predict.run(_experiment(root, source, output=str(target), input="sources", on_error="skip"))
+    assert "left out: broken: " in capsys.readouterr().out
+    assert _files(target / "masks") == [f"first/{number:05d}.png" for number in range(FRAMES)]
+    index = json.loads((target / "predictions.json").read_text())
+    assert list(index["skipped"]) == ["broken"]
+    assert index["complete"]

@@ -41,9 +41,35 @@ def read_frames(sequence: Sequence, start: int = 0, stop: int | None = None) -> 
     Raises UserError, naming the file, for one that has vanished or cannot be read, is empty, truncated or no picture,
     or has another size than it must; and with the sequence's fault where it has one.
     """
+    places = range(*slice(start, stop).indices(len(sequence.frames)))
+    for frame, data, picture in _checked(sequence, places):
+        size = (picture.shape[0], picture.shape[1])
+        encoded = encode_png(picture, compression=1) if data is None else data
+        yield EncodedFrame(frame, encoded, *size, read_annotation(sequence, frame, size)), picture
+
+
+def read_pictures(sequence: Sequence) -> Iterator[Picture]:
+    """The pictures of all frames, as `read_frames` gives them, and its errors; nothing is encoded."""
+    return (picture for _, _, picture in _checked(sequence, range(len(sequence.frames))))
+
+
+def read_annotation(sequence: Sequence, frame: Frame, size: tuple[int, int]) -> bytes | None:
+    """The frame's mask as `rtnet.data.images.encode_mask` writes it, None where it has none.
+
+    size: (height, width) of its picture. Raises UserError where the mask has another, or cannot be read.
+    """
+    if frame.annotation is None:
+        return None
+    mask = decode_annotation(_bytes(frame.annotation), str(frame.annotation), sequence.void, sequence.background)
+    if mask.shape != size:
+        raise UserError(f"{frame.annotation}: has {_says(mask.shape)} pixels, its image {_says(size)}: they must agree")
+    return encode_mask(mask)
+
+
+def _checked(sequence: Sequence, places: range) -> Iterator[tuple[Frame, bytes | None, Picture]]:
+    """Frames of one size, with their files' bytes; a video's frames have none."""
     if sequence.fault:
         raise UserError(sequence.fault)
-    places = range(*slice(start, stop).indices(len(sequence.frames)))
     if not places:
         return
     reading = _video_frames(sequence, places) if sequence.kind == "video" else _picture_frames(sequence, places)
@@ -56,10 +82,10 @@ def read_frames(sequence: Sequence, start: int = 0, stop: int | None = None) -> 
                 raise UserError(
                     f"{_where(sequence, frame)}: has {_says(size)} pixels, the first frame {_says(expected)}"
                 )
-        yield EncodedFrame(frame, data, *size, _annotation(sequence, frame, size)), picture
+        yield frame, data, picture
 
 
-def _picture_frames(sequence: Sequence, places: range) -> Iterator[tuple[Frame, bytes, Picture]]:
+def _picture_frames(sequence: Sequence, places: range) -> Iterator[tuple[Frame, bytes | None, Picture]]:
     for place in places:
         frame = sequence.frames[place]
         data = _bytes(frame.image)
@@ -67,7 +93,7 @@ def _picture_frames(sequence: Sequence, places: range) -> Iterator[tuple[Frame, 
         yield frame, data, decode_image(data, str(frame.image))
 
 
-def _video_frames(sequence: Sequence, places: range) -> Iterator[tuple[Frame, bytes, Picture]]:
+def _video_frames(sequence: Sequence, places: range) -> Iterator[tuple[Frame, bytes | None, Picture]]:
     """By decoding from the beginning: in some codecs OpenCV's seeking arrives beside the frame it was asked for."""
     path = sequence.frames[0].image
     capture = open_video(path)
@@ -81,7 +107,7 @@ def _video_frames(sequence: Sequence, places: range) -> Iterator[tuple[Frame, by
             if not done:
                 raise UserError(f"{_where(sequence, sequence.frames[place])}: cannot be decoded")
             picture = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
-            yield sequence.frames[place], encode_png(picture, compression=1), picture
+            yield sequence.frames[place], None, picture
     finally:
         capture.release()
 
@@ -92,15 +118,6 @@ def _first_size(sequence: Sequence) -> tuple[int, int] | None:
         return None  # a decoder gives frames of one size; those of one part are compared nevertheless
     path = sequence.frames[0].image
     return image_size(_bytes(path), str(path))
-
-
-def _annotation(sequence: Sequence, frame: Frame, size: tuple[int, int]) -> bytes | None:
-    if frame.annotation is None:
-        return None
-    mask = decode_annotation(_bytes(frame.annotation), str(frame.annotation), sequence.void, sequence.background)
-    if mask.shape != size:
-        raise UserError(f"{frame.annotation}: has {_says(mask.shape)} pixels, its image {_says(size)}: they must agree")
-    return encode_mask(mask)
 
 
 def _bytes(path: Path) -> bytes:

@@ -81,6 +81,39 @@ def decode_annotation(
     return np.asarray(grey > max(grey.max() / 2, noise))
 
 
+def decode_levels(data: bytes, origin: str = "mask") -> Picture:
+    """A mask or map that some method wrote, as grey levels, uint8 (H, W). Decodes once.
+
+    Grey as it is stored, also where the file keeps it as colour or with a grey palette; of 16 bits the upper eight, of
+    one bit 0 and 255; alpha is left out. Colours, or a palette that has some, are labels: 255 for any index but 0 and
+    any colour but black (up to 15 is a JPEG's noise).
+    Raises UserError naming `origin` where it cannot be decoded or is cut short.
+    """
+    with _opened(data, origin) as image:
+        noise = 15 if image.format == "JPEG" else 0
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return _upper_eight_bits(image, origin)
+        if image.mode == "P" and not _is_grey(np.array(image.getpalette("RGB")).reshape(-1, 3)):
+            return np.asarray(np.asarray(image) > 0, np.uint8) * np.uint8(255)
+        if image.mode not in ("L", "LA"):
+            image = image.convert("L" if image.mode in ("1", "P") else "RGB")
+        values = np.asarray(image)
+    if values.ndim == 2:
+        return np.asarray(values, np.uint8)
+    if values.shape[2] != 3 or _is_grey(values):  # two channels are grey and alpha
+        return np.ascontiguousarray(values[..., 0])
+    return np.asarray((values > noise).any(axis=2), np.uint8) * np.uint8(255)
+
+
+def decode_void(data: bytes, void: int, origin: str = "annotation") -> Mask:
+    """Where an annotation that `decode_annotation` reads with this `void` is neither object nor background, (H, W)."""
+    with _opened(data, origin) as image:
+        palette, values = image.mode == "P", np.asarray(image)
+    if values.ndim != 2 or (not palette and np.isin(values, (0, void)).all()):
+        return np.zeros(values.shape[:2], bool)
+    return np.asarray(values == void)
+
+
 def encode_mask(mask: Mask) -> bytes:
     """A mask, bool (H, W), as a grey PNG of 0 and 255.
 
@@ -134,12 +167,20 @@ def _decoded(data: bytes, flags: int, origin: str) -> Picture:
 
 def _decoded_by_pillow(data: bytes, origin: str) -> Picture:
     with _opened(data, origin) as image:
-        if image.mode == "F":
-            raise UserError(f"{origin}: holds floating-point numbers, not colours: save it with 8 or 16 bits")
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16) >> 8
-            return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return np.repeat(_upper_eight_bits(image, origin)[..., None], 3, axis=2)
         return np.array(image.convert("RGB"))
+
+
+def _upper_eight_bits(image: Image.Image, origin: str) -> Picture:
+    if image.mode == "F":
+        raise UserError(f"{origin}: holds floating-point numbers, not colours: save it with 8 or 16 bits")
+    return np.asarray(np.clip(np.asarray(image), 0, 65535).astype(np.uint16) >> 8, np.uint8)
+
+
+def _is_grey(colours: NDArray[np.generic]) -> bool:
+    """Of RGB in the last axis."""
+    return bool((colours == colours[..., :1]).all())
 
 
 def _packed(values: NDArray[np.generic]) -> NDArray[np.int64]:

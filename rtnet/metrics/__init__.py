@@ -2,7 +2,7 @@
 
 from rtnet.metrics.contour import contour_accuracy
 from rtnet.metrics.region import region_similarity
-from rtnet.metrics.saliency import SaliencyMeasures
+from rtnet.metrics.saliency import SaliencyMeasures, saliency_results
 from rtnet.metrics.statistics import Statistics, dataset_statistics, scored, sequence_statistics
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "contour_accuracy",
     "dataset_statistics",
     "region_similarity",
+    "saliency_results",
     "scored",
     "sequence_statistics",
 ]

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Values = NDArray[np.float64]
+
 
 class SaliencyMeasures:
     """Collects frames of one sequence or set, then gives the means over them.
@@ -40,22 +42,37 @@ class SaliencyMeasures:
         for measure in (self._f, self._weighted_f, self._s, self._e, self._mae):
             measure.step(levels, truth)
 
-    def results(self) -> dict[str, float]:
-        """Means over the frames added, each in 0..1; "mae" is better when lower, the others when higher.
+    def means(self) -> Values:
+        """(517,): what `saliency_results` wants, the means over the frames added.
 
-        The F- and E-measure come three times: at the adaptive threshold (twice the map's mean), and as the mean and
-        the maximum over 256 thresholds.
+        The means of parts, averaged by their numbers of frames, are those of the whole.
         """
         f, e = self._f.get_results()["fm"], self._e.get_results()["em"]
-        results = {
-            "mae": self._mae.get_results()["mae"],
-            "s_measure": self._s.get_results()["sm"],
-            "weighted_f": self._weighted_f.get_results()["wfm"],
+        mae, s = self._mae.get_results()["mae"], self._s.get_results()["sm"]
+        weighted = self._weighted_f.get_results()["wfm"]
+        means = np.concatenate(([mae, s, weighted, f["adp"], e["adp"]], f["curve"], e["curve"]))
+        return np.asarray(means, np.float64)
+
+    def results(self) -> dict[str, float]:
+        """As `saliency_results` of the frames added."""
+        return saliency_results(self.means())
+
+
+def saliency_results(means: Values) -> dict[str, float]:
+    """The measures by name, each in 0..1; "mae" is better when lower, the others when higher.
+
+    The F- and E-measure come three times: at the adaptive threshold (twice the map's mean), and as the mean and
+    the maximum over 256 thresholds.
+    """
+    mae, s, weighted, adaptive_f, adaptive_e = (float(value) for value in means[:5])
+    results = {"mae": mae, "s_measure": s, "weighted_f": weighted}
+    for name, adaptive, curve in (("f", adaptive_f, means[5:261]), ("e", adaptive_e, means[261:])):
+        results |= {
+            f"adaptive_{name}": adaptive,
+            f"mean_{name}": float(curve.mean()),
+            f"max_{name}": float(curve.max()),
         }
-        for name, measure in (("f", f), ("e", e)):
-            curve = measure["curve"]
-            results |= {f"adaptive_{name}": measure["adp"], f"mean_{name}": curve.mean(), f"max_{name}": curve.max()}
-        return {name: float(value) for name, value in results.items()}
+    return results
 
 
 def _in_255(prediction: NDArray[Any]) -> NDArray[Any]:

@@ -39,7 +39,7 @@ def read_layout(
     """The sequences of a source, in the order of its lists or its names.
 
     layout: one of LAYOUTS; their docstrings say what each expects of a folder.
-    root: the dataset's folder; for "video" also a video file.
+    root: the dataset's folder; for "video" also a video file, or a .txt file that lists some.
     dataset: what the sequences' dataset is called.
     split: of a layout with official splits (davis16, davis17, fbms59) only this one, None for all; sequences of the
     others are all said to be of this split, None for "train".

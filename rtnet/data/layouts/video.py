@@ -22,13 +22,16 @@ _COUNTED = frozenset({".3gp", ".avi", ".m4v", ".mov", ".mp4"})
 
 
 def list_videos(source: Source) -> Listing:
-    """A video file, or the video files of a folder: each a sequence named as the file's stem, its frames from 0 on.
+    """A video file, the video files of a folder, or those that a .txt file lists: a path a line, from its folder on.
 
+    Each is a sequence named as the file's stem, its frames from 0 on.
     `annotations` holds VIDEO/00000.png and so on for the frames that are annotated; a mask of no frame is a fault.
     All frames are decoded once to count them. A video that cannot be decoded, or breaks off early, has a fault.
     Raises UserError for a folder without videos and for two videos of one stem.
     """
-    videos = [source.root] if is_file(source.root) else _videos(source.root)
+    videos = _listed(source.root) if source.root.suffix.lower() == ".txt" else [source.root]
+    if is_folder(source.root):
+        videos = _videos(source.root)
     names = [path.stem for path in videos]
     for path, name in zip(videos, names, strict=True):
         if names.count(name) > 1:
@@ -56,6 +59,19 @@ def open_video(path: Path) -> cv2.VideoCapture:
     if not capture.isOpened():
         raise UserError(f"{path}: not a video that OpenCV can open: copy it again or convert it")
     return capture
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a list of videos ({error})") from None
+    videos = [path.parent / line for line in lines if line]
+    if missing := [video for video in videos if not is_file(video)]:
+        raise UserError(f"{path}: lists {missing[0]}, and there is no such file")
+    if not videos:
+        raise UserError(f"{path}: lists no video")
+    return videos
 
 
 def _videos(root: Path) -> list[Path]:
