@@ -49,7 +49,8 @@ def scores_of(model: ModelVersion, lineage: Lineage) -> dict[str, dict[str, Any]
     own = {score: float(model.tags[score]) for score in ("J", "F", "JF") if score in model.tags}
     if "JF" not in own:
         return model.evaluations
-    content = f"{model.tags.get('dataset.digest', '')}/{lineage.recipe.get('validation.split', '')}"
+    digest, split = model.tags.get("dataset.digest", ""), lineage.recipe.get("validation.split", "")
+    content = f"{digest}/{split}" if digest else ""
     return {VALIDATION: {**own, "content": content}} | model.evaluations
 
 

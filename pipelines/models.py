@@ -133,10 +133,10 @@ def _import(uri: str, arguments: argparse.Namespace) -> None:
 
 
 def _export(uri: str, arguments: argparse.Namespace) -> None:
-    from rtnet.export import TOLERANCE, export_model
+    from rtnet.export import SIZES, TOLERANCE, export_model
 
     network = _network(uri, arguments.model)
-    error = export_model(network, arguments.output, arguments.check)
+    error = export_model(network, arguments.output, arguments.check, SIZES)
     size = arguments.output.stat().st_size / 2**20
     clip = arguments.check or "a generated clip"
     print(

@@ -114,7 +114,7 @@ class _Graph(nn.Module):
 
 def _exported(network: Network) -> torch.export.ExportedProgram:
     assert isinstance(network, RTNet)
-    side = torch.export.Dim.DYNAMIC(min=SMALLEST)  # type: ignore[operator]
+    side = torch.export.Dim.DYNAMIC(min=SMALLEST)
     shape = {0: torch.export.Dim.DYNAMIC, 3: side, 4: side}
     # An example without a number that means something, so that none is taken for a constant.
     example = torch.zeros(3, 2, 3, 67, 101), torch.zeros(3, 2, 6, 67, 101)

@@ -70,6 +70,7 @@ class Attention(nn.Module):
         Without that, scaled_dot_product_attention silently falls back to writing the whole matrix.
         """
         if torch.compiler.is_exporting():  # the same, without conditions on the strides of maps of any size
-            return x.flatten(2).unflatten(1, (self.heads, -1)).mT.contiguous()  # type: ignore[no-untyped-call]
+            channels_last: Tensor = x.flatten(2).unflatten(1, (self.heads, -1)).mT  # type: ignore[no-untyped-call]
+            return channels_last.contiguous()
         x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         return x.reshape(x.shape[0], -1, self.heads, x.shape[3] // self.heads).transpose(1, 2)
