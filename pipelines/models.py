@@ -1,80 +1,161 @@
-"""`rtnet models`: look registered models up, and move aliases between their versions."""
+"""`rtnet models`: the registry of models; what is in it, which is better, what goes in and comes out.
+
+`load` gives a registered model to Python.
+"""
 
 import argparse
 import os
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtnet.errors import UserError
+
 if TYPE_CHECKING:
-    from pipelines.registry import ModelVersion
+    from rtnet.model.network import Network
+    from rtnet.segmenter import Segmenter
 
 _DEFAULT_STORE = "sqlite:///runs/mlflow.db"
 
 
+def load(model: str, tracking: str | None = None, device: str | None = None) -> "Segmenter":
+    """What `rtnet.load` gives, of models:/NAME@ALIAS or models:/NAME/VERSION: `load(...).segment(frames)`.
+
+    tracking: MLflow's tracking URI; None for MLFLOW_TRACKING_URI, else runs/mlflow.db. device: None for a GPU where
+    there is one. Raises UserError where the store does not have the model or its file is not the one registered.
+    """
+    import rtnet
+    from pipelines.registry import download_model, resolve_model
+    from pipelines.tracking import absolute_store
+
+    uri = absolute_store(tracking or _store())
+    with tempfile.TemporaryDirectory() as scratch:
+        return rtnet.load(download_model(uri, resolve_model(uri, model), Path(scratch)), device)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions list, show and promote."""
+    """The actions, each with where the store is."""
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument(
         "--tracking",
         metavar="URI",
-        default=os.environ.get("MLFLOW_TRACKING_URI", _DEFAULT_STORE),
+        default=_store(),
         help="MLflow's tracking URI (default: MLFLOW_TRACKING_URI, else %(default)s)",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    action = actions.add_parser("list", parents=[store], help="all versions, of one model or of all")
-    action.add_argument("name", nargs="?", metavar="NAME")
-    action = actions.add_parser("show", parents=[store], help="all that is known of one version")
-    action.add_argument("model", metavar="NAME@ALIAS|NAME/VERSION")
-    action = actions.add_parser("promote", parents=[store], help="point an alias to a version")
-    action.add_argument("model", metavar="NAME/VERSION")
-    action.add_argument("alias", metavar="ALIAS")
+
+    def action(name: str, purpose: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, parents=[store], help=purpose, description=purpose)
+
+    any_version = "NAME@ALIAS|NAME/VERSION"
+    one = action("list", "all versions, of one model or of all")
+    one.add_argument("name", nargs="?", metavar="NAME")
+    one = action("show", "one version: recipe, data, scores, where it comes from")
+    one.add_argument("model", metavar=any_version)
+    one = action("compare", "two versions side by side")
+    one.add_argument("first", metavar=any_version)
+    one.add_argument("second", metavar=any_version)
+    one = action("promote", "point an alias to a version that scores no less than the one that has it")
+    one.add_argument("model", metavar=any_version)
+    one.add_argument("alias", metavar="ALIAS")
+    one.add_argument("--evaluation", metavar="NAME", help="whose J&F decides; by default the only one that both have")
+    one.add_argument("--force", action="store_true", help="promote whatever the scores are; kept with the version")
+    one = action("import", "register the network of a published .pth, or a .safetensors or .pt of ours")
+    one.add_argument("file", type=Path, metavar="FILE")
+    one.add_argument(
+        "--name", default="rtnet", help="of the model (default: %(default)s); -STREAM is added to a stream"
+    )
+    one.add_argument("--alias", metavar="ALIAS", help="that points to it; one that another version has goes by promote")
+    one = action("export", "write a version as .safetensors, .pt2 (torch.export) or .onnx; the suffix says which")
+    one.add_argument("model", metavar=any_version)
+    one.add_argument("output", type=Path, metavar="FILE")
+    one.add_argument(
+        "--check", type=Path, metavar="CLIP", help="video or frames to compare its maps on (a made-up one)"
+    )
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Does one action. Raises UserError naming what the store does not have."""
-    from pipelines.registry import list_versions, promote, resolve_model
+    """Does one action. Raises UserError naming what is missing or refused."""
     from pipelines.tracking import absolute_store, open_store
 
     uri = absolute_store(arguments.tracking)
-    open_store(uri)
-    if arguments.action == "list":
-        _print_list(uri, list_versions(uri, arguments.name))
-    elif arguments.action == "show":
-        _print_version(resolve_model(uri, arguments.model))
-    else:
-        model = resolve_model(uri, arguments.model)
-        promote(uri, model, arguments.alias)
-        print(f"models:/{model.name}@{arguments.alias} is now version {model.version}")
-
-
-def _print_list(uri: str, versions: "Sequence[ModelVersion]") -> None:
-    if not versions:
-        print(f"no registered models in {uri}")
+    if arguments.action == "import":
+        _import(uri, arguments)
         return
-    rows = [("model", "version", "aliases", "created (UTC)", "run", "sha256")]
-    for found in versions:
-        aliases = ", ".join(found.aliases) or "-"
-        rows.append((found.name, str(found.version), aliases, _time(found), found.run_id[:8], found.digest[:12] or "-"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    open_store(uri)
+    {"list": _list, "show": _show, "compare": _compare, "promote": _promote, "export": _export}[arguments.action](
+        uri, arguments
+    )
 
 
-def _print_version(found: "ModelVersion") -> None:
-    facts = {
-        "model": found.uri,
-        "aliases": ", ".join(found.aliases) or "-",
-        "created": f"{_time(found)} UTC",
-        "run": found.run_id or "-",
-        "source": found.source,
-        "sha256": found.digest or "-",
-        **dict(sorted(found.tags.items())),
-    }
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name.ljust(width)}  {value}")
+def _list(uri: str, arguments: argparse.Namespace) -> None:
+    from pipelines.model_text import list_lines
+    from pipelines.registry import list_versions
+
+    versions = list_versions(uri, arguments.name)
+    print("\n".join(list_lines(versions)) if versions else f"no registered models in {uri}")
 
 
-def _time(found: "ModelVersion") -> str:
-    return datetime.fromtimestamp(found.created, UTC).strftime("%Y-%m-%d %H:%M")
+def _show(uri: str, arguments: argparse.Namespace) -> None:
+    from pipelines.lineage import lineage_of
+    from pipelines.model_text import show_lines
+    from pipelines.registry import resolve_model
+
+    model = resolve_model(uri, arguments.model)
+    print("\n".join(show_lines(model, lineage_of(uri, model))))
+
+
+def _compare(uri: str, arguments: argparse.Namespace) -> None:
+    from pipelines.lineage import lineage_of
+    from pipelines.model_text import compare_lines
+    from pipelines.registry import resolve_model
+
+    first, second = (resolve_model(uri, model) for model in (arguments.first, arguments.second))
+    print("\n".join(compare_lines((first, lineage_of(uri, first)), (second, lineage_of(uri, second)))))
+
+
+def _promote(uri: str, arguments: argparse.Namespace) -> None:
+    from pipelines.promotion import promote
+    from pipelines.registry import resolve_model
+
+    model = resolve_model(uri, arguments.model)
+    said = promote(uri, model, arguments.alias, arguments.evaluation, arguments.force)
+    print(f"models:/{model.name}@{arguments.alias} is now version {model.version}: {said}")
+
+
+def _import(uri: str, arguments: argparse.Namespace) -> None:
+    from pipelines.model_import import import_model
+
+    model, new = import_model(uri, arguments.file, arguments.name, arguments.alias)
+    what = "is registered as" if new else "was registered before: nothing new; it is"
+    aliases = f" ({', '.join(model.aliases)})" if model.aliases else ""
+    print(f"{arguments.file} {what} {model.uri}{aliases}: {model.tags['backbone']}, sha256 {model.digest[:12]}")
+
+
+def _export(uri: str, arguments: argparse.Namespace) -> None:
+    from rtnet.export import SIZES, TOLERANCE, export_model
+
+    network = _network(uri, arguments.model)
+    error = export_model(network, arguments.output, arguments.check, SIZES)
+    size = arguments.output.stat().st_size / 2**20
+    clip = arguments.check or "a generated clip"
+    print(
+        f"{arguments.output}: {size:.1f} MiB; its maps on {clip}, two sizes and two batch sizes, "
+        f"differ from the network's by {error:.1e} (allowed {TOLERANCE})"
+    )
+
+
+def _network(uri: str, model: str) -> "Network":
+    from pipelines.registry import download_model, resolve_model
+    from rtnet.checkpoint import load_network
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = download_model(uri, resolve_model(uri, model), Path(scratch))
+        try:
+            return load_network(path)
+        except UserError as error:
+            raise UserError(f"{model}: {error}") from error
+
+
+def _store() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI", _DEFAULT_STORE)

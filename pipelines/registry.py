@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.model_folder import describe_model
 from pipelines.tracking import Run, client, explained, fetch, open_store
 from rtnet.errors import UserError
 
@@ -43,13 +44,16 @@ class ModelVersion:
         }
 
 
-def register_model(run: Run, folder: Path, name: str, alias: str, tags: Mapping[str, object] | None = None) -> int:
+def register_model(
+    run: Run, folder: Path, name: str, alias: str | None = None, tags: Mapping[str, object] | None = None
+) -> int:
     """Makes `folder`, which holds MODEL_FILE, an artifact of the run and a version of the model `name`; its number.
 
-    The alias then points to that version. The same file of the same run is registered once.
+    It also gets the files that make it a model for MLflow. The alias then points to that version. The same file of the
+    same run is registered once.
     """
     store, digest = client(run.uri), file_digest(folder / MODEL_FILE)
-    if name not in _models(run.uri):
+    if name not in model_names(run.uri):
         store.create_registered_model(name)
     for known in list_versions(run.uri, name):
         if (known.run_id, known.digest) == (run.run_id, digest):
@@ -57,11 +61,13 @@ def register_model(run: Run, folder: Path, name: str, alias: str, tags: Mapping[
             break
     else:
         place = f"models/{digest[:12]}"
+        describe_model(folder / MODEL_FILE, digest)
         store.log_artifacts(run.run_id, str(folder), place)
         kept = {key: str(value) for key, value in (tags or {}).items()} | {_DIGEST_TAG: digest}
         source = f"runs:/{run.run_id}/{place}"
         number = int(store.create_model_version(name, source, run.run_id, tags=kept).version)
-    store.set_registered_model_alias(name, alias, str(number))
+    if alias is not None:
+        store.set_registered_model_alias(name, alias, str(number))
     return number
 
 
@@ -85,7 +91,7 @@ def resolve_model(uri: str, model: str) -> ModelVersion:
 
 def list_versions(uri: str, name: str | None = None) -> list[ModelVersion]:
     """All versions of one model or of all, newest last; UserError naming the models there are where `name` is none."""
-    models = _models(uri)
+    models = model_names(uri)
     if name is not None and name not in models:
         raise UserError(f"no model '{name}' in {uri}; its models: {', '.join(models) or 'none'}")
     found = []
@@ -98,10 +104,15 @@ def list_versions(uri: str, name: str | None = None) -> list[ModelVersion]:
     return sorted(found, key=lambda entry: (entry.name, entry.version))
 
 
-def promote(uri: str, model: ModelVersion, alias: str) -> None:
+def set_alias(uri: str, model: ModelVersion, alias: str) -> None:
     """Points the alias to this version."""
     with explained(uri):
         client(uri).set_registered_model_alias(model.name, alias, str(model.version))
+
+
+def set_tag(uri: str, model: ModelVersion, key: str, value: str) -> None:
+    with explained(uri):
+        client(uri).set_model_version_tag(model.name, str(model.version), key, value)
 
 
 def record_evaluation(uri: str, model: ModelVersion, name: str, facts: Mapping[str, Any]) -> None:
@@ -110,8 +121,7 @@ def record_evaluation(uri: str, model: ModelVersion, name: str, facts: Mapping[s
     facts: "J", "F" and "JF" (means over the set, 0..1), "frames" that were scored and "content", the digest of their
     names and annotations: only scores with the same content compare.
     """
-    with explained(uri):
-        client(uri).set_model_version_tag(model.name, str(model.version), f"{_EVALUATION_TAG}{name}", json.dumps(facts))
+    set_tag(uri, model, f"{_EVALUATION_TAG}{name}", json.dumps(facts))
 
 
 def download_model(uri: str, model: ModelVersion, folder: Path) -> Path:
@@ -132,7 +142,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _models(uri: str) -> list[str]:
+def model_names(uri: str) -> list[str]:
+    """All registered models, in order."""
     return sorted(model.name for model in client(uri).search_registered_models(max_results=1000))
 
 

@@ -152,7 +152,7 @@ def start_run(
     uri = tracking_uri(experiment)
     open_store(uri, create=True)
     with explained(uri):
-        place = _experiment_id(uri, experiment)
+        place = _experiment_id(uri, experiment.tracking.experiment, experiment.storage)
         if run_id is None and key is not None:
             found = client(uri).search_runs([place], f"tags.{_KEY} = '{key}'", max_results=1)
             run_id = found[0].info.run_id if found else None
@@ -166,6 +166,16 @@ def start_run(
         run.set_tags({**code_tags(), **(tags or {})})
         recipe = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
         run.log_missing({"recipe.yaml": recipe.encode(), "environment.txt": environment().encode()})
+    return run
+
+
+def start_plain_run(uri: str, name: str, tags: Mapping[str, object], experiment: str = "rtnet") -> Run:
+    """A new run of no recipe, in an MLflow experiment that is made where it is missing; the store must be open."""
+    with explained(uri):
+        # A database's files lie beside it, as they do where a recipe names no store.
+        place = _experiment_id(uri, experiment, str(Path(uri.removeprefix(_SQLITE)).parent))
+        run = Run(uri, client(uri).create_run(place, run_name=name).info.run_id)
+        run.set_tags({**code_tags(), **tags})
     return run
 
 
@@ -220,12 +230,12 @@ def explained(where: str) -> Iterator[None]:
         raise UserError(f"MLflow at {where}: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from error
 
 
-def _experiment_id(uri: str, experiment: Experiment) -> str:
-    store, name = client(uri), experiment.tracking.experiment
+def _experiment_id(uri: str, name: str, storage: str) -> str:
+    store = client(uri)
     found = store.get_experiment_by_name(name)
     if found is None:
         # A server chooses the place itself; a database leaves it to us, and its default depends on the working folder.
-        place = None if uri.startswith(("http", "databricks")) else f"{absolute(experiment.storage)}/mlartifacts"
+        place = None if uri.startswith(("http", "databricks")) else f"{absolute(storage)}/mlartifacts"
         return str(store.create_experiment(name, artifact_location=place))
     if found.lifecycle_stage != "active":
         raise UserError(f"MLflow experiment '{name}' in {uri} is deleted: restore it or change tracking.experiment")

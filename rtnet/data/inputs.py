@@ -29,7 +29,8 @@ def mask_input(masks: Sequence[NDArray[np.bool_]], size: tuple[int, int], device
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Float (N, C, H, W) -> (N, C, *size): bilinear with aligned corners, as every resize in the network."""
-    if tuple(images.shape[-2:]) == size:
+    # An exported graph serves all sizes, and resizing to the same size changes nothing.
+    if not torch.compiler.is_exporting() and tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=True)
 

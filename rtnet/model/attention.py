@@ -1,5 +1,6 @@
 """Attention between two feature maps, standard or transposed, in memory linear in the number of pixels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from rtnet.data.inputs import resize
 from rtnet.model.layers import spatial_size
-from rtnet.model.transposed_attention import transposed_attention
+from rtnet.model.transposed_attention import at_once, transposed_attention
 
 _aten = torch.ops.aten
 ATTENTIONS = [
@@ -53,15 +54,23 @@ class Attention(nn.Module):
             pooled = F.max_pool2d(x, 3, stride=2, padding=1)
             x, y = pooled, pooled if y is x else F.max_pool2d(y, 3, stride=2, padding=1)
         query, key, value = self._tokens(self.query(x)), self._tokens(self.key(y)), self._tokens(self.value(y))
-        attend = transposed_attention if self.form.transposed else F.scaled_dot_product_attention
+        attend: Callable[..., Tensor] = F.scaled_dot_product_attention
+        if self.form.transposed:
+            attend = at_once if torch.compiler.is_exporting() else transposed_attention
         out: Tensor = attend(query, key, value)  # (N, heads, H * W, C / heads)
-        out = out.transpose(1, 2).reshape(x.permute(0, 2, 3, 1).shape)  # (N, H, W, C)
-        return resize(out.permute(0, 3, 1, 2), size)
+        if torch.compiler.is_exporting():
+            out = out.mT.reshape(x.shape)
+        else:
+            out = out.transpose(1, 2).reshape(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+        return resize(out, size) if self.form.pooled else out
 
     def _tokens(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, heads, H * W, C / heads): a view, with each token's channels side by side in memory.
 
         Without that, scaled_dot_product_attention silently falls back to writing the whole matrix.
         """
+        if torch.compiler.is_exporting():  # the same, without conditions on the strides of maps of any size
+            channels_last: Tensor = x.flatten(2).unflatten(1, (self.heads, -1)).mT  # type: ignore[no-untyped-call]
+            return channels_last.contiguous()
         x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         return x.reshape(x.shape[0], -1, self.heads, x.shape[3] // self.heads).transpose(1, 2)

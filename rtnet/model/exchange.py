@@ -61,7 +61,7 @@ class Exchange(nn.Module):
 
         appearance (2B, C, H, W), motion (n, C, H, W) of the first n frames -> (n, C, H, W).
         """
-        frames = len(motion)
+        frames = motion.shape[0]
         coherence = _across_frames(self.appearance_coherence, appearance)[:frames]
         appearance = appearance[:frames]
         by_motion, _ = self.appearance_motion(appearance, motion)
@@ -71,5 +71,5 @@ class Exchange(nn.Module):
 
 def _across_frames(transformation: nn.Module, frames: Tensor) -> Tensor:
     """(2B, C, H, W) -> (2B, C, H, W)."""
-    x, y = transformation(*frames.chunk(2))
+    x, y = transformation(*frames.reshape(2, -1, *frames.shape[1:]))
     return torch.cat([x, y])

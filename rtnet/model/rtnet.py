@@ -86,7 +86,7 @@ class RTNet(nn.Module):
                 raise ValueError(f"pairs: integers (B, 2) with B > 0, not {pairs.dtype} {tuple(pairs.shape)}")
             places = pairs.T.flatten()
         appearance, motion = self._encode_to_s16(frames, flow, places)
-        wanted = len(appearance[0]) // (1 if both else 2)
+        wanted = appearance[0].shape[0] // (1 if both else 2)  # not len(), which an export would fix
         exchange = self.exchanges["s32"]
         assert isinstance(exchange, Exchange)
         s32 = exchange.appearance_only(

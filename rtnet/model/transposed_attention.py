@@ -45,6 +45,13 @@ def in_chunks(query: Tensor, key: Tensor, value: Tensor, scores_at_once: int = S
     return out.mT.to(value.dtype).contiguous()
 
 
+def at_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The same in common operators, which any runtime knows, with all of A in memory: for exported graphs."""
+    scores = (query * query.shape[3] ** -0.5) @ key.mT
+    result: Tensor = scores.softmax(-1).mT @ value
+    return result
+
+
 def in_two_passes(query: Tensor, key: Tensor, value: Tensor, attend: Callable[..., Any] = flex_attention) -> Tensor:
     """Two fused attentions: one for the logarithm of each row's sum, one from the keys' side with the rows so divided.
 
