@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
+from numpy.typing import NDArray
 
 
-class ClipModel(PythonModel):  # type: ignore[misc]
+class ClipMaps:
     """predict: the frames of one clip, uint8 (T, H, W, 3) RGB -> their maps, float32 (T, H, W) in 0..1."""
 
     def load_context(self, context: Any) -> None:
@@ -25,9 +26,12 @@ class ClipModel(PythonModel):  # type: ignore[misc]
             raise ValueError(f"{path.name} has SHA-256 {digest[:12]}..., not the one registered: the file was changed")
         self._segmenter = rtnet.load(path)
 
-    # MLflow warns of any type written here: its own are for tables.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: NDArray[np.uint8], params: Any = None) -> NDArray[np.float32]:
         return np.stack(list(self._segmenter.segment(iter(model_input))))
+
+
+class ClipModel(ClipMaps, PythonModel):  # type: ignore[misc]
+    """For MLflow. It warns of every `predict` of such a class itself whose types are not its own."""
 
 
 set_model(ClipModel())

@@ -1,6 +1,7 @@
 """The `models` command on one SQLite store."""
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     experiment = validate(sections, "test")
     run = tracking.start_run(experiment, "toy")
     run.log_params(experiment)
+    source = {"layout": "davis16", "path": "/data/a", "estimator": "dis-medium"}
+    run.log_bytes(json.dumps({"sources": {"a": source}}).encode(), "dataset/provenance.json")
     for content, name in ((b"1", "toy"), (b"2", "toy"), (b"3", "other")):
         (folder / registry.MODEL_FILE).write_bytes(content)
         registry.register_model(run, folder, name, "best", tags={"epoch": 3})
@@ -49,15 +52,17 @@ def test_list_of_one_model_leaves_the_others_out(store: str, capsys: pytest.Capt
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_show_tells_the_digest_the_tags_and_the_recipe(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_tells_the_digest_the_tags_the_recipe_and_the_data(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     _models(store, "show", "toy/1")
-    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
+    said = capsys.readouterr().out
+    facts = dict(line.split(maxsplit=1) for line in said.splitlines() if line)
     assert facts["model"] == "models:/toy/1"
     assert facts["sha256"] == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"  # of "1"
     assert facts["epoch"] == "3"
     assert facts["training.momentum"] == "0.9"
     assert "toy, RUNNING" in facts["run"]
     assert "random weights" in facts["started"]
+    assert "davis16 of /data/a, flow dis-medium" in said
 
 
 def test_promote_moves_an_alias(store: str, capsys: pytest.CaptureFixture[str]) -> None:
