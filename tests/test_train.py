@@ -82,9 +82,44 @@ def recipe(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _undisturbed(recipe: Path) -> list[str]:
+    return [f"storage={recipe.parent}/undisturbed", f"tracking.uri=http://127.0.0.1:{PORT}"]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(recipe: Path) -> RunFolder:
-    experiment = load_experiment(recipe, [f"storage={recipe.parent}/undisturbed"])
+def vanished(recipe: Path) -> Iterator[str]:
+    """What a training says at its end whose MLflow server vanished when it began. The server is back."""
+    experiment = load_experiment(recipe, _undisturbed(recipe))
+    folder = RunFolder.of(experiment)
+    begun = threading.Event()
+
+    def vanish() -> None:
+        with _mlflow_server(recipe.parent):
+            begun.set()
+            while folder.epochs() != [0]:
+                time.sleep(0.1)
+
+    server = threading.Thread(target=vanish)
+    server.start()
+    assert begun.wait(120)
+    with pytest.raises(UserError) as ended:
+        train.run(experiment)
+    server.join()
+    with _mlflow_server(recipe.parent):
+        yield str(ended.value)
+
+
+@pytest.fixture(scope="module")
+def trained_at(recipe: Path, vanished: str) -> list[int]:
+    """When its checkpoints were written."""
+    folder = RunFolder.of(load_experiment(recipe, _undisturbed(recipe)))
+    return [Path(folder.checkpoint(epoch)).stat().st_mtime_ns for epoch in folder.epochs()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path, trained_at: list[int]) -> RunFolder:
+    """That training, all of it tracked: nothing but its server was ever disturbed."""
+    experiment = load_experiment(recipe, _undisturbed(recipe))
     train.run(experiment)
     return RunFolder.of(experiment)
 
@@ -118,7 +153,7 @@ def _losses(folder: RunFolder, epoch: int) -> list[list[float]]:
 
 
 def test_the_run_is_tracked_with_parameters_curves_and_pictures(recipe: Path, undisturbed: RunFolder) -> None:
-    experiment = load_experiment(recipe, [f"storage={recipe.parent}/undisturbed"])
+    experiment = load_experiment(recipe, _undisturbed(recipe))
     client = MlflowClient(tracking_uri(experiment))
     (run,) = client.search_runs([client.get_experiment_by_name("rtnet").experiment_id])
     assert run.info.status == "FINISHED"
@@ -136,14 +171,13 @@ def test_the_run_is_tracked_with_parameters_curves_and_pictures(recipe: Path, un
     assert {"recipe.yaml", "environment.txt", "dataset"} <= kept
     assert run.data.tags["checkpoints"] == undisturbed.uri
     assert run.data.metrics["speed/pairs_per_s"] > 0
-    assert any(name.startswith("system/") for name in run.data.metrics)
     assert undisturbed.untracked() == []
 
 
 def test_the_best_epoch_is_the_model_of_the_alias_to_the_last_bit(
     recipe: Path, undisturbed: RunFolder, tmp_path: Path
 ) -> None:
-    uri = tracking_uri(load_experiment(recipe, [f"storage={recipe.parent}/undisturbed"]))
+    uri = tracking_uri(load_experiment(recipe, _undisturbed(recipe)))
     version = resolve_model(uri, "models:/rtnet@best")
     model = load_model(download_model(uri, version, tmp_path))
     epoch, values = train.best_epoch(undisturbed)
@@ -170,21 +204,54 @@ def test_only_the_interaction_modules_move_in_the_first_phase(undisturbed: RunFo
 def test_a_finished_run_does_nothing_and_says_so(
     recipe: Path, undisturbed: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train.run(load_experiment(recipe, [f"storage={recipe.parent}/undisturbed"]))
+    train.run(load_experiment(recipe, _undisturbed(recipe)))
     assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_run_is_not_continued_with_other_settings(recipe: Path, undisturbed: RunFolder) -> None:
-    overrides = [f"storage={recipe.parent}/undisturbed", "training.momentum=0.5"]
+    overrides = [*_undisturbed(recipe), "training.momentum=0.5"]
     with pytest.raises(UserError, match=r"training\.momentum = 0\.9"):
         train.run(load_experiment(recipe, overrides))
 
 
-def test_killed_and_run_again_it_gives_the_losses_and_weights_of_an_undisturbed_run(
-    recipe: Path, undisturbed: RunFolder, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def disk(recipe: Path) -> Iterator[Path]:
+    """A folder, for root on a disk of its own."""
+    folder = recipe.parent / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        yield folder
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _on_disk(recipe: Path, disk: Path) -> list[str]:
+    return [f"storage={disk}", f"tracking.uri=sqlite:///{recipe.parent}/disk.db"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_at_a_checkpoint_is_one_line(
+    recipe: Path, undisturbed: RunFolder, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Path(undisturbed.checkpoint(0)).stat().st_size
+    # Room for the weights before the first step, not for those and the optimizer after it.
+    subprocess.run(["mount", "-o", f"remount,size={2 * first}", str(disk)], check=True)
+    assert cli.main(["train", str(recipe), *_on_disk(recipe, disk)]) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("rtnet train: ")]
+    assert "can't be written (No space left on device)" in line
+    assert RunFolder.of(load_experiment(recipe, _on_disk(recipe, disk))).epochs() == [0]
+    subprocess.run(["mount", "-o", f"remount,size={9 * first}", str(disk)], check=True)
+
+
+def test_with_more_room_killed_and_run_again_it_gives_the_losses_and_weights_of_an_undisturbed_run(
+    recipe: Path, undisturbed: RunFolder, disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Within an epoch, so that what is lost there is the epoch's beginning if it is not kept."""
-    overrides = [f"storage={recipe.parent}/killed", "training.checkpoint_every=1"]
+    overrides = [*_on_disk(recipe, disk), "training.checkpoint_every=1"]
     folder = RunFolder.of(load_experiment(recipe, overrides))
     command = [sys.executable, "-m", "pipelines.cli", "train", str(recipe), *overrides]
     driver = subprocess.Popen(command, start_new_session=True)
@@ -201,6 +268,7 @@ def test_killed_and_run_again_it_gives_the_losses_and_weights_of_an_undisturbed_
     printed = capsys.readouterr().out
     assert "models:/rtnet/1" in printed
     assert not folder.steps() and not list(Path(folder.uri).rglob("*.part"))
+    assert folder.epochs() == [0, 1, 2]
     for epoch in (1, 2):
         assert _losses(folder, epoch) == _losses(undisturbed, epoch)
     ours, theirs = (run.read_epoch(2)["model"] for run in (folder, undisturbed))
@@ -209,7 +277,7 @@ def test_killed_and_run_again_it_gives_the_losses_and_weights_of_an_undisturbed_
 
 
 def test_a_training_begins_with_the_registered_model_that_it_names(recipe: Path, undisturbed: RunFolder) -> None:
-    overrides = [f"storage={recipe.parent}/undisturbed", "model.start_from=models:/rtnet@best"]
+    overrides = [*_undisturbed(recipe), "model.start_from=models:/rtnet@best"]
     begun = initial_state(load_experiment(recipe, overrides))["model"]
     kept = undisturbed.read_epoch(train.best_epoch(undisturbed)[0])["model"]
     assert all(torch.equal(begun[name], tensor) for name, tensor in kept.items())
@@ -247,6 +315,9 @@ def test_stages_follow_one_another_and_each_begins_where_those_before_ended(
     stem = ended["staged.appearance"]["model"]["stem.conv.weight"]
     assert torch.equal(begun["staged.motion"]["stem.conv.weight"], torch.cat([stem, stem], 1) / 2)
     uri = tracking_uri(experiment)
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("rtnet").experiment_id])
+    assert len(runs) == 3 and any("system/cpu_utilization_percentage" in run.data.metrics for run in runs)
     assert {version.name for version in list_versions(uri)} == {"rtnet", "rtnet-appearance", "rtnet-motion"}
     capsys.readouterr()
     train.run(load_experiment(staged, [*overrides, "stage=motion"]))
@@ -265,62 +336,18 @@ def test_a_damaged_part_of_the_dataset_ends_the_training_with_its_name(
     assert "is cut short" in line and ".parquet" in line and "rtnet prepare" in line
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_at_a_checkpoint_is_one_line_and_the_run_goes_on_with_more_room(
-    recipe: Path, undisturbed: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = Path(undisturbed.checkpoint(0)).stat().st_size
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    # Room for the weights before the first step, not for those and the optimizer after it.
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={2 * first}", "none", str(disk)], check=True)
-    try:
-        overrides = [f"storage={disk}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "scaling.num_workers=1"]
-        assert cli.main(["train", str(recipe), *overrides]) == 2
-        (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("rtnet train: ")]
-        assert "can't be written (No space left on device)" in line
-        subprocess.run(["mount", "-o", f"remount,size={9 * first}", str(disk)], check=True)
-        folder = RunFolder.of(load_experiment(recipe, overrides))
-        assert folder.epochs() == [0]
-        assert cli.main(["train", str(recipe), *overrides]) == 0
-        assert folder.epochs() == [0, 1, 2]
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
 def test_an_mlflow_server_that_vanishes_does_not_stop_the_training_and_misses_nothing(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vanished: str, trained_at: list[int], undisturbed: RunFolder
 ) -> None:
-    overrides = [f"storage={tmp_path}/runs", f"tracking.uri=http://127.0.0.1:{PORT}", "scaling.num_workers=1"]
-    experiment = load_experiment(recipe, overrides)
-    folder = RunFolder.of(experiment)
-    begun = threading.Event()
-
-    def vanish() -> None:
-        with _mlflow_server(tmp_path):
-            begun.set()
-            while folder.epochs() != [0]:
-                time.sleep(0.1)
-
-    server = threading.Thread(target=vanish)
-    server.start()
-    assert begun.wait(120)
-    assert cli.main(["train", str(recipe), *overrides]) == 2
-    server.join()
-    said = capsys.readouterr().err
-    (line,) = [x for x in said.splitlines() if x.startswith("rtnet train: ")]
-    assert "all epochs are trained" in line and str(PORT) in line
-    assert folder.epochs() == [0, 1, 2]
-    with _mlflow_server(tmp_path):
-        assert cli.main(["train", str(recipe), *overrides]) == 0
-        client = MlflowClient(f"http://127.0.0.1:{PORT}")
-        (run,) = client.search_runs([client.get_experiment_by_name("rtnet").experiment_id])
-        assert run.info.status == "FINISHED"
-        for name in LOSSES:
-            history = client.get_metric_history(run.info.run_id, f"step/{name}")
-            assert sorted(point.step for point in history) == list(range(6))
-        assert len(client.list_artifacts(run.info.run_id, "validation/epoch-0002")) == 2
-    assert "continuing" not in capsys.readouterr().out
+    assert "all epochs are trained" in vanished and str(PORT) in vanished
+    assert trained_at == [Path(undisturbed.checkpoint(epoch)).stat().st_mtime_ns for epoch in (0, 1, 2)]
+    client = MlflowClient(f"http://127.0.0.1:{PORT}")
+    (run,) = client.search_runs([client.get_experiment_by_name("rtnet").experiment_id])
+    assert run.info.status == "FINISHED"
+    for name in LOSSES:
+        history = client.get_metric_history(run.info.run_id, f"step/{name}")
+        assert sorted(point.step for point in history) == list(range(6))
+    assert len(client.list_artifacts(run.info.run_id, "validation/epoch-0002")) == 2
 
 
 @pytest.mark.parametrize(
