@@ -163,16 +163,18 @@ class Segmenter:
 def load(
     path: str | Path,
     device: str | torch.device | None = None,
+    height: int = 384,
     precision: Literal["float32", "bfloat16"] = "float32",
     rule: PairRule | None = None,
 ) -> Segmenter:
     """The network of a file of ours (.safetensors, .pt) or a published .pth, ready for `segment`.
 
-    device: None for a GPU where there is one. Raises UserError naming the file where it holds no whole network.
+    device: None for a GPU where there is one. height: rows of the network's input, about those it was trained with; it
+    is 1.75 times as wide, as published. Raises UserError naming the file where it holds no whole network.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = for_prediction(load_model(Path(path)), chosen, precision)
-    return Segmenter(model, chosen, rule or PairRule())
+    return Segmenter(model, chosen, rule or PairRule(), size=(height, int(1.75 * height)))
 
 
 class _OpenMaps:
