@@ -4,10 +4,10 @@ import argparse
 import hashlib
 import os
 import tempfile
-import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from rtnet.segmenter import Segmenter
 
 _DEFAULT_STORE = "sqlite:///runs/mlflow.db"
-_SECONDS_BETWEEN_LINES = 5.0
-_BATCHES = 8  # maps come by fours: of fewer than these frames no speed is told
+_ASPECT = 1.75  # of what the network sees, whatever the frames' proportions, as published
 # Measured: some twenty frames wait for their maps, others are being decoded, drawn and encoded.
 _BYTES_PER_PIXEL, _NETWORK_BYTES = 230, 1_000_000_000
 
@@ -41,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, metavar="PATH", help="the video to be made; of several clips a folder"
     )
     parser.add_argument("--threshold", type=_probability, default=0.5, help="a mask is where the map is above it")
+    parser.add_argument(
+        "--height", type=_height, metavar="ROWS", help="what the network sees: as in its training (default: 384)"
+    )
     parser.add_argument("--maps", action="store_true", help="write the maps as grey pictures too")
     parser.add_argument("--rate", type=_rate, default=Fraction(24), help="pictures a second, of a folder (default: 24)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, once the new is whole")
@@ -64,7 +66,8 @@ def run_command(options: argparse.Namespace) -> None:
     outputs = plan_outputs(clips, options.output, options.maps)
     with tempfile.TemporaryDirectory() as scratch:
         weights, model = _find_model(options, Path(scratch))
-        made_by = f"model {model}, threshold {options.threshold:g}"
+        height = "" if options.height is None else f", height {options.height}"
+        made_by = f"model {model}, threshold {options.threshold:g}{height}"
         todo = [
             (clip, target)
             for clip, target in zip(clips, outputs, strict=True)
@@ -75,6 +78,8 @@ def run_command(options: argparse.Namespace) -> None:
         import rtnet
 
         segmenter = rtnet.load(weights)
+    if options.height is not None:
+        segmenter = replace(segmenter, size=(options.height, int(_ASPECT * options.height)))
     failed = []
     for clip, target in todo:
         try:
@@ -93,13 +98,14 @@ def segment_clip(
     segmenter: "Segmenter", clip: "Clip", outputs: "Outputs", threshold: float, rate: Fraction, made_by: str
 ) -> None:
     """One clip's video, masks, maps and sheet; nothing is at its place before all is whole."""
+    from pipelines.clip_progress import ClipProgress
     from pipelines.clip_sheet import ClipSheet
     from rtnet.data.images import encode_mask, encode_png, overlay
     from rtnet.data.video_writer import VideoWriter
     from rtnet.prediction import grey_levels
 
     footage = clip.footage(rate)
-    progress, sheet, count = _Progress(clip, footage), ClipSheet(), 0
+    progress, sheet, count = ClipProgress(clip.origin, footage.expected), ClipSheet(), 0
     with (
         outputs.writing() as made,
         _explained(clip, made),
@@ -117,7 +123,7 @@ def segment_clip(
             count += 1
             progress.show(count)
         made.sheet.write_bytes(sheet.jpeg())
-    progress.end(count, outputs)
+    progress.end(count, outputs.video, outputs.all[:-1])
     if count == 1:
         print(f"{clip.origin}: a single frame has no motion and no partner: its map is by appearance alone, and poor")
     if video.silenced:
@@ -170,7 +176,7 @@ def _find_model(options: argparse.Namespace, scratch: Path) -> tuple[Path, str]:
 def _finished(outputs: "Outputs", made_by: str) -> bool:
     finished = outputs.finished(made_by)
     if finished:
-        print(f"{outputs.video}: there already, by the same model and threshold: nothing to do", flush=True)
+        print(f"{outputs.video}: there already, by the same model and options: nothing to do", flush=True)
     return finished
 
 
@@ -188,42 +194,15 @@ def _explained(clip: "Clip", made: "Outputs") -> Iterator[None]:
         raise UserError(f"{place}: the results cannot be written ({error.strerror}): make room or change it") from error
 
 
-class _Progress:
-    """A line every few seconds, and one at the end."""
-
-    def __init__(self, clip: "Clip", footage: "Footage") -> None:
-        self._origin, self._expected = clip.origin, footage.expected
-        self._started = self._shown = time.monotonic()
-        self._first = 0.0  # time of the first map: what is read ahead of it is no part of the speed
-
-    def show(self, count: int) -> None:
-        now = time.monotonic()
-        self._first = self._first or now
-        if now - self._shown < _SECONDS_BETWEEN_LINES:
-            return
-        self._shown = now
-        of = f"/{self._expected}" if self._expected > count else ""
-        speed = ""
-        if count > _BATCHES:
-            rate = (count - 1) / (now - self._first)
-            speed = f", {rate:.2f} frames/s" + (f", {_clock((self._expected - count) / rate)} left" if of else "")
-        print(f"{self._origin}: {count}{of} frames{speed}", flush=True)
-
-    def end(self, count: int, outputs: "Outputs") -> None:
-        seconds = time.monotonic() - self._started
-        places = ", ".join(f"{path.name}{'' if path.suffix else '/'}" for path in outputs.all[:-1])
-        speed = f"{count} frames in {_clock(seconds)}, {count / seconds:.2f} frames/s"
-        print(f"{outputs.video}: {speed}; beside it {places}", flush=True)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
 def _probability(text: str) -> float:
     if not 0 <= (value := float(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not within 0..1")
+    return value
+
+
+def _height(text: str) -> int:
+    if not 32 <= (value := int(text)) <= 4096:
+        raise argparse.ArgumentTypeError(f"{text} is not within 32..4096")
     return value
 
 

@@ -162,6 +162,16 @@ def test_a_folder_keeps_its_names_and_its_odd_size(root: Path, tmp_path: Path) -
         assert (tmp_path / "pattern-masks" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_height_is_what_the_network_sees(root: Path, tmp_path: Path, small: Callable[[Path], Segmenter]) -> None:
+    segmenter = replace(small(root / "model.safetensors"), size=(40, 70))
+    options = ("--output", tmp_path / "out.mp4", "--maps", "--height", "40")
+    assert _segment(root, root / "clip", *options) == 0
+    for path, map_ in zip(
+        sorted((tmp_path / "out-maps").iterdir()), segmenter.segment(_pictures(root / "clip")), strict=True
+    ):
+        assert np.array_equal(decode_image(path.read_bytes())[..., 0], grey_levels(map_))
+
+
 @pytest.mark.parametrize("turn", [-90, 90, 180])
 def test_a_phones_video_is_upright_as_opencv_shows_it(root: Path, tmp_path: Path, turn: int) -> None:
     video = _video(tmp_path / "phone.mp4", _pictures(root / "clip"), turn)
