@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 _DEFAULT_STORE = "sqlite:///runs/mlflow.db"
 
 
-def load(model: str, tracking: str | None = None, device: str | None = None) -> "Segmenter":
+def load(model: str, tracking: str | None = None, device: str | None = None, height: int = 384) -> "Segmenter":
     """What `rtnet.load` gives, of models:/NAME@ALIAS or models:/NAME/VERSION: `load(...).segment(frames)`.
 
     tracking: MLflow's tracking URI; None for MLFLOW_TRACKING_URI, else runs/mlflow.db. device: None for a GPU where
-    there is one. Raises UserError where the store does not have the model or its file is not the one registered.
+    there is one. height: as of `rtnet.load`. Raises UserError where the store does not have the model or its file is
+    not the one registered.
     """
     import rtnet
     from pipelines.registry import download_model, resolve_model
@@ -30,7 +31,7 @@ def load(model: str, tracking: str | None = None, device: str | None = None) -> 
 
     uri = absolute_store(tracking or _store())
     with tempfile.TemporaryDirectory() as scratch:
-        return rtnet.load(download_model(uri, resolve_model(uri, model), Path(scratch)), device)
+        return rtnet.load(download_model(uri, resolve_model(uri, model), Path(scratch)), device, height)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ import tempfile
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from rtnet.segmenter import Segmenter
 
 _DEFAULT_STORE = "sqlite:///runs/mlflow.db"
-_ASPECT = 1.75  # of what the network sees, whatever the frames' proportions, as published
 # Measured: some twenty frames wait for their maps, others are being decoded, drawn and encoded.
 _BYTES_PER_PIXEL, _NETWORK_BYTES = 230, 1_000_000_000
 
@@ -41,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threshold", type=_probability, default=0.5, help="a mask is where the map is above it")
     parser.add_argument(
-        "--height", type=_height, metavar="ROWS", help="what the network sees: as in its training (default: 384)"
+        "--height",
+        type=_height,
+        default=384,
+        metavar="ROWS",
+        help="what the network sees: as in its training (default: %(default)s)",
     )
     parser.add_argument("--maps", action="store_true", help="write the maps as grey pictures too")
     parser.add_argument("--rate", type=_rate, default=Fraction(24), help="pictures a second, of a folder (default: 24)")
@@ -66,8 +68,7 @@ def run_command(options: argparse.Namespace) -> None:
     outputs = plan_outputs(clips, options.output, options.maps)
     with tempfile.TemporaryDirectory() as scratch:
         weights, model = _find_model(options, Path(scratch))
-        height = "" if options.height is None else f", height {options.height}"
-        made_by = f"model {model}, threshold {options.threshold:g}{height}"
+        made_by = f"model {model}, height {options.height}, threshold {options.threshold:g}"
         todo = [
             (clip, target)
             for clip, target in zip(clips, outputs, strict=True)
@@ -77,9 +78,7 @@ def run_command(options: argparse.Namespace) -> None:
             return
         import rtnet
 
-        segmenter = rtnet.load(weights)
-    if options.height is not None:
-        segmenter = replace(segmenter, size=(options.height, int(_ASPECT * options.height)))
+        segmenter = rtnet.load(weights, height=options.height)
     failed = []
     for clip, target in todo:
         try:

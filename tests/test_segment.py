@@ -44,14 +44,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Segmenter]:
-    """Every network is loaded once and sees frames at 48 x 84."""
+    """Every network is loaded once, and sees frames at 48 x 84 where no height is given."""
     real = rtnet.segmenter.load
 
-    def load(path: Path) -> Segmenter:
+    def load(path: Path, height: int = 384) -> Segmenter:
         key = str(path)
         if key not in _LOADED:
-            _LOADED[key] = replace(real(path), size=(48, 84))
-        return _LOADED[key]
+            _LOADED[key] = real(path)
+        height = 48 if height == 384 else height
+        return replace(_LOADED[key], size=(height, int(1.75 * height)))
 
     monkeypatch.setattr(rtnet.segmenter, "load", load)
     return load
