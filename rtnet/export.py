@@ -141,6 +141,7 @@ def _write_onnx(network: Network, path: Path) -> None:
         output_names=["probabilities"],
         external_data=False,
         dynamo=True,
+        optimize=False,  # runtimes do so when they open it, and here it takes as long as all the rest
         verbose=False,
     )
 
