@@ -31,7 +31,7 @@ def describe_model(model_file: Path, digest: str) -> None:
         model,
         loader_module="mlflow.pyfunc.loaders.code_model",
         model_code_path=_CODE.name,
-        model_config={"sha256": digest},
+        model_config={"sha256": digest, "height": 384},
         artifacts={"model": {"path": model_file.name, "uri": model_file.name}},
     )
     model.save(str(folder / "MLmodel"))

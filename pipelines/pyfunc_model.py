@@ -1,6 +1,7 @@
 """What MLflow runs where a registered model is loaded by `mlflow.pyfunc.load_model`; a copy lies in every such model.
 
 The weights come from safetensors, which cannot hold code. Needs rtnet to be installed, and no more of this project.
+`load_model(uri, model_config={"height": 256})` is for a network that was trained at other sizes than the published.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ class ClipMaps:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != context.model_config["sha256"]:
             raise ValueError(f"{path.name} has SHA-256 {digest[:12]}..., not the one registered: the file was changed")
-        self._segmenter = rtnet.load(path)
+        self._segmenter = rtnet.load(path, height=context.model_config["height"])
 
     def predict(self, context: Any, model_input: NDArray[np.uint8], params: Any = None) -> NDArray[np.float32]:
         return np.stack(list(self._segmenter.segment(iter(model_input))))

@@ -55,7 +55,7 @@ def tampered(uri: str, imported: registry.ModelVersion, tmp_path: Path) -> Itera
 
 
 def _clip() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 255, (1, 24, 40, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 255, (3, 24, 40, 3), np.uint8)
 
 
 def test_the_same_file_is_registered_once(
@@ -123,12 +123,12 @@ def test_python_and_plain_mlflow_give_the_maps_of_the_file(
     import mlflow
 
     clip = _clip()
-    expected = np.stack(list(rtnet.load(file, "cpu").segment(clip)))
-    assert np.array_equal(np.stack(list(models.load("models:/mine/1", uri, "cpu").segment(clip))), expected)
+    expected = np.stack(list(rtnet.load(file, "cpu", height=96).segment(clip)))
+    assert np.array_equal(np.stack(list(models.load("models:/mine/1", uri, "cpu", height=96).segment(clip))), expected)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     mlflow.set_tracking_uri(uri)
     try:
-        loaded = mlflow.pyfunc.load_model("models:/mine/1")
+        loaded = mlflow.pyfunc.load_model("models:/mine/1", model_config={"height": 96})
     finally:
         mlflow.set_tracking_uri(None)
     assert np.array_equal(loaded.predict(clip), expected)
@@ -163,6 +163,7 @@ def test_a_tampered_file_is_refused_whoever_loads_it(
         mlflow.set_tracking_uri(None)
 
 
+@pytest.mark.slow
 def test_an_export_of_a_version_is_its_network(
     uri: str, file: Path, imported: registry.ModelVersion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
