@@ -11,8 +11,8 @@ import pytest
 from experiments.benchmarks import evaluate, network, training_step
 
 ROOT = Path(__file__).parents[1]
-TOY = ["--sizes", "48x80", "--backbones", "resnet34", "--repeats", "1"]
-TOY_STEP = ["--device", "cpu", "--sizes", "48x80", "--rounds", "1"]
+TOY = ["--sizes", "48x80", "--backbones", "resnet34", "--repeats", "1", "--threads", "1"]
+TOY_STEP = ["--device", "cpu", "--sizes", "48x80", "--rounds", "1", "--threads", "1"]
 
 Printed = Callable[..., list[str]]
 

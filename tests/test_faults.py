@@ -33,6 +33,14 @@ def clip(tmp_path: Path) -> Path:
     return tmp_path / "clip"
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest of the clip's dataset when nothing goes wrong."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    write_clip(root / "clip", {"train": NAMES}, frames=5, height=48, width=64)
+    return _undisturbed(root / "clip")
+
+
 def _experiment(clip: Path, on_error: str = "stop") -> Experiment:
     return preparing(clip.parent / "dataset", {"clip": clip}, prepare={"on_error": on_error})
 
@@ -56,7 +64,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_file_stops_or_its_sequence_is_left_out_and_listed(
-    clip: Path, fault: str, capsys: pytest.CaptureFixture[str]
+    clip: Path, undisturbed: str, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, spoil = FAULTS[fault]
     whole = {path: path.read_bytes() for path in clip.rglob("*") if path.is_file()}
@@ -78,7 +86,7 @@ def test_a_bad_file_stops_or_its_sequence_is_left_out_and_listed(
     (clip / name).write_bytes(whole[clip / name])
     prepare.run(_experiment(clip))
     assert set(Dataset(str(target)).column("sequence")) == set(NAMES)
-    assert content_digest(Dataset(str(target))) == _undisturbed(clip)
+    assert content_digest(Dataset(str(target))) == undisturbed
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["gone", "cut"])
@@ -158,7 +166,9 @@ def test_workers_killed_ten_times_lose_and_double_nothing(clip: Path) -> None:
     assert content_digest(Dataset(str(clip.parent / "dataset"))) == _undisturbed(clip)
 
 
-def test_a_part_that_always_kills_its_worker_ends_with_one_line(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_always_kills_its_worker_ends_with_one_line(
+    clip: Path, undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepare, "_TRIES", 1)
     finished = threading.Event()
 
@@ -175,11 +185,11 @@ def test_a_part_that_always_kills_its_worker_ends_with_one_line(clip: Path, monk
         finished.set()
         killer.join()
     prepare.run(_experiment(clip))
-    assert content_digest(Dataset(str(clip.parent / "dataset"))) == _undisturbed(clip)
+    assert content_digest(Dataset(str(clip.parent / "dataset"))) == undisturbed
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_is_said_and_what_is_whole_stays(clip: Path) -> None:
+def test_a_full_disk_is_said_and_what_is_whole_stays(clip: Path, undisturbed: str) -> None:
     disk = clip.parent / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(disk)], check=True)
@@ -191,7 +201,7 @@ def test_a_full_disk_is_said_and_what_is_whole_stays(clip: Path) -> None:
         assert not list(target.rglob("*.part"))
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
         prepare.run(preparing(target, {"clip": clip}))
-        assert content_digest(Dataset(str(target))) == _undisturbed(clip)
+        assert content_digest(Dataset(str(target))) == undisturbed
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
@@ -215,7 +225,7 @@ def test_an_ordinary_user_is_told_what_may_not_be_read_or_written(clip: Path, lo
     assert "ermission denied" in line
 
 
-def test_the_second_of_two_preparers_says_so_and_the_first_is_not_disturbed(clip: Path) -> None:
+def test_the_second_of_two_preparers_says_so_and_the_first_is_not_disturbed(clip: Path, undisturbed: str) -> None:
     errors: list[str] = []
 
     def run() -> None:
@@ -230,7 +240,7 @@ def test_the_second_of_two_preparers_says_so_and_the_first_is_not_disturbed(clip
     for thread in threads:
         thread.join()
     assert len(errors) == 1 and "is being written by process" in errors[0]
-    assert content_digest(Dataset(str(clip.parent / "dataset"))) == _undisturbed(clip)
+    assert content_digest(Dataset(str(clip.parent / "dataset"))) == undisturbed
 
 
 def _undisturbed(clip: Path) -> str:
