@@ -163,7 +163,9 @@ def clause(error: Any, top: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"field '{field}' is missing"
     said = str(error["msg"]).removeprefix("Value error, ")
-    return said if field == "recipe" else f"field '{field}': {said} (it is {error['input']!r})"
+    if field == "recipe" or isinstance(error["input"], dict):
+        return said if field == "recipe" else f"section '{field}': {said}"
+    return f"field '{field}': {said} (it is {error['input']!r})"
 
 
 def _from_earlier_runs(model: Model, earlier: Mapping[str, Experiment], origin: str) -> Model:

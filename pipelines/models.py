@@ -134,8 +134,9 @@ def _import(uri: str, arguments: argparse.Namespace) -> None:
 
 
 def _export(uri: str, arguments: argparse.Namespace) -> None:
-    from rtnet.export import SIZES, TOLERANCE, export_model
+    from rtnet.export import SIZES, TOLERANCE, check_output, export_model
 
+    check_output(arguments.output)  # before the network is fetched
     network = _network(uri, arguments.model)
     error = export_model(network, arguments.output, arguments.check, SIZES)
     size = arguments.output.stat().st_size / 2**20

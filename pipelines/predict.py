@@ -1,6 +1,7 @@
 """`rtnet predict`: frames and model -> maps, masks, overlays and statistics, by a pool of model actors."""
 
 import json
+import math
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -89,7 +90,8 @@ def _predict(
     progress, faults = _Progress(predictions, units), {}
     for report in reports.iter_rows():
         if not report["error"]:
-            progress.add(units[report["unit"]], json.loads(report["statistics"]), json.loads(report["spent"]))
+            rows, spent = json.loads(report["statistics"]), json.loads(report["spent"])
+            progress.add(units[report["unit"]], rows, spent, report["begun"])
         elif options.on_error == "skip":
             faults[units[report["unit"]].sequence] = report["error"]
         else:
@@ -108,24 +110,23 @@ class _Progress:
             self._frames[unit.sequence] += unit.stop - unit.start
         self._rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self._made, self._spent = 0, Counter[str]()
-        self._first = (0.0, 0)  # time and frames of the first report: the actors' start is no part of their speed
+        self._begun = math.inf  # when the first actor began its first frame: their start is no part of their speed
         self._shown = time.monotonic()
 
-    def add(self, unit: Unit, rows: list[dict[str, Any]], spent: dict[str, float]) -> None:
+    def add(self, unit: Unit, rows: list[dict[str, Any]], spent: dict[str, float], begun: float) -> None:
         name, now = unit.sequence, time.monotonic()
+        self._begun = min(self._begun, begun)
         self._rows[name] += rows
         self._made += len(rows)
         self._spent.update(spent)
         left = self._frames[name] - len(self._rows[name])
         if not left:
             self._predictions.add(name, self._frames[name], unit.stamp, as_parquet(self._rows.pop(name)))
-        if self._made == len(rows):
-            self._first = (now, self._made)
         if left and now - self._shown < _SECONDS_BETWEEN_LINES:
             return
         self._shown = now
-        since, before = self._first
-        speed = f", {(self._made - before) / (now - since):.2f} frames/s" if now > since else ""
+        seconds = time.time() - self._begun
+        speed = f", {self._made / seconds:.2f} frames/s" if seconds > 0 else ""
         state = f"{left} frames left" if left else "whole"
         print(f"[{self._made}/{self._frames.total()}] {name}: {state}{speed}", flush=True)
 

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,13 +62,15 @@ class Predictor:
         self._dataset = Dataset(absolute(experiment.data.dataset)) if options.input == "dataset" else None
         self._system, self._root = open_storage(output)
         self._folders: set[str] = set()
+        self._begun = 0.0
         self._writers = ThreadPoolExecutor(_WRITERS)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-        """batch: "unit", numbers of units. Reports, some frames each: their number, statistics, seconds by stage.
+        """batch: "unit", numbers of units. Reports, some frames each: statistics, seconds by stage, when it all began.
 
         What is wrong with a unit's files is reported as "error", for no worker's traceback to hide it.
         """
+        self._begun = self._begun or time.time()
         for number in batch["unit"].tolist():
             try:
                 for rows in _in_groups(self._predict(self._units[number]), _FRAMES_PER_REPORT):
@@ -77,7 +80,8 @@ class Predictor:
 
     def _report(self, number: int, rows: list[dict[str, Any]], error: str = "") -> dict[str, Any]:
         texts = {"statistics": json.dumps(rows), "spent": json.dumps(self._spent.take()), "error": error}
-        return {"unit": np.array([number]), "frames": np.array([len(rows)])} | {k: [v] for k, v in texts.items()}
+        numbers = {"unit": np.array([number]), "begun": np.array([self._begun])}
+        return numbers | {key: [text] for key, text in texts.items()}
 
     def _predict(self, unit: Unit) -> Iterator[dict[str, Any]]:
         """The statistics of each frame, after its files are written."""

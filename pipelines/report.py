@@ -9,8 +9,6 @@ from rtnet.errors import UserError
 if TYPE_CHECKING:
     from pipelines.report_scores import Evaluation
 
-_ARTIFACT = "report/report.html"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -45,12 +43,13 @@ def run_command(options: argparse.Namespace) -> None:
     print(f"report of {len(comparison.evaluations)} evaluations, {len(html) / 1e6:.1f} MB: {target}", flush=True)
     for warning in comparison.warnings:
         print(f"note: {warning}", flush=True)
-    failures = [_log(each, options.tracking, html) for each in comparison.evaluations]
+    artifact = f"report/{target.rpartition('/')[2]}"
+    failures = [_log(each, options.tracking, html, artifact) for each in comparison.evaluations]
     if told := next(filter(None, failures), ""):
         raise UserError(f"{target} is written, but not logged to every run: {told}")
 
 
-def _log(evaluation: "Evaluation", store: str | None, html: bytes) -> str:
+def _log(evaluation: "Evaluation", store: str | None, html: bytes, artifact: str) -> str:
     """To the evaluation's run; why not, where it can't be."""
     from pipelines import tracking
 
@@ -65,8 +64,8 @@ def _log(evaluation: "Evaluation", store: str | None, html: bytes) -> str:
             run = tracking.find_run(uri, named["run_id"])
             if run is None:
                 return f"{uri} has no run {named['run_id']}: name its store with --tracking"
-            run.log_bytes(html, _ARTIFACT)
+            run.log_bytes(html, artifact)
     except UserError as error:
         return str(error)
-    print(f"logged to run {run.run_id} in {uri} as {_ARTIFACT}", flush=True)
+    print(f"logged to run {run.run_id} in {uri} as {artifact}", flush=True)
     return ""

@@ -155,10 +155,12 @@ def _contradiction(scores: Scores) -> str:
 
 
 def _labels(scores: Sequence[Scores]) -> list[str]:
-    """The shortest of what tells them apart: names, then the models as well, then numbers."""
+    """The shortest of what tells them apart: names; with the models, or the folders of masks; or else with numbers."""
     names = [each.name for each in scores]
     with_models = [f"{each.name}, {each.model['uri']}" if each.model.get("uri") else each.name for each in scores]
-    for labels in (names, with_models):
+    folders = [each.masks.rstrip("/").removesuffix("/masks").rpartition("/")[2] for each in scores]
+    with_folders = [f"{name}, {folder}" for name, folder in zip(names, folders, strict=True)]
+    for labels in (names, with_models, with_folders):
         if len(set(labels)) == len(labels):
             return labels
     return [f"{label} ({number})" for number, label in enumerate(with_models, 1)]

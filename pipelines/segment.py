@@ -76,6 +76,8 @@ def run_command(options: argparse.Namespace) -> None:
         ]
         if not todo:
             return
+        if len(clips) == 1:
+            clips[0].footage(options.rate)  # what is no video is to be told before the network is loaded
         import rtnet
 
         segmenter = rtnet.load(weights, height=options.height)
@@ -83,6 +85,9 @@ def run_command(options: argparse.Namespace) -> None:
     for clip, target in todo:
         try:
             segment_clip(segmenter, clip, target, options.threshold, options.rate, made_by)
+        except KeyboardInterrupt:
+            print(f"{clip.origin}: begun anew by the same command; finished clips stay", flush=True)
+            raise
         except UserError as error:
             if len(clips) == 1:
                 raise
@@ -194,8 +199,12 @@ def _explained(clip: "Clip", made: "Outputs") -> Iterator[None]:
 
 
 def _probability(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not within 0..1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number within 0..1")
     return value
 
 

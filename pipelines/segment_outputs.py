@@ -99,11 +99,14 @@ def plan_outputs(clips: Sequence[Clip], output: str, with_maps: bool) -> list[Ou
             f"--output {output}: *{target.suffix} can't hold H.264 with frames' times: "
             f"end it in {', '.join(CONTAINERS)}, or give a folder"
         )
-    if is_folder:
-        return [Outputs(target / f"{clip.name}.mp4", with_maps) for clip in clips]
-    if len(clips) > 1:
+    if len(clips) > 1 and not is_folder:
         raise UserError(f"--output {output}: there are {len(clips)} clips: give a folder")
-    return [Outputs(target, with_maps)]
+    outputs = [Outputs(target / f"{clip.name}.mp4" if is_folder else target, with_maps) for clip in clips]
+    inputs = {path.resolve() for clip in clips for path in (clip.origin, *clip.pictures)}
+    for place in (path for planned in outputs for path in planned.all):
+        if place.resolve() in inputs:
+            raise UserError(f"--output {output}: {place} is one of the clips and would be lost: give another --output")
+    return outputs
 
 
 def _note(video: Path) -> str:

@@ -1,6 +1,8 @@
 """Files that hold a network: model files (weights and config) and training checkpoints (all of a run's state)."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +18,11 @@ from rtnet.weights import load_published_file, load_weights
 
 
 def save_model(path: Path, model: Network) -> None:
-    """Writes weights and config as one safetensors file, aside and then moved."""
+    """Writes weights, config and the digest of both as one safetensors file, aside and then moved."""
     aside = path.with_name(f"{path.name}.part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, aside, metadata={"config": json.dumps(model.config.to_dict(), sort_keys=True)})
+    config = json.dumps(model.config.to_dict(), sort_keys=True)
+    save_file(tensors, aside, metadata={"config": config, "sha256": _digest(config, tensors)})
     aside.replace(path)
 
 
@@ -34,10 +37,13 @@ def load_model(path: Path) -> RTNet:
 def load_network(path: Path) -> Network:
     """A network or stream from a model file, a training checkpoint or a published .pth; nothing in them can run code.
 
-    Raises UserError naming the file where it is none of these or its entries don't fit its config.
+    Raises UserError naming the file where it is none of these, was changed since it was written, or its entries don't
+    fit its config.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder: give the file in it, such as checkpoint.pt")
+    if str(path).startswith("models:/"):
+        raise UserError(f"{path}: a registered model is loaded by pipelines.models.load")
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a .safetensors or .pt file of ours or a published .pth")
     if path.suffix == ".safetensors":
@@ -73,10 +79,23 @@ def read_training(stream: IO[bytes] | Path, origin: str) -> dict[str, Any]:
 def _load_safetensors(path: Path) -> Network:
     try:
         with safe_open(path, framework="pt") as file:
-            config = json.loads((file.metadata() or {}).get("config", "null"))
+            metadata = file.metadata() or {}
+            config = json.loads(metadata.get("config", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is not a model file or is damaged: {error}") from error
     if config is None:
         raise UserError(f"{path} holds no config: it was not written by this project")
+    if metadata.get("sha256", digest := _digest(metadata["config"], tensors)) != digest:
+        raise UserError(f"{path}: its weights are not those that were written: copy or export it again")
     return network_of({"config": config, "model": tensors}, str(path))
+
+
+def _digest(config: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of all that a model file says."""
+    digest = hashlib.sha256(config.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -46,12 +46,9 @@ def export_model(
     sizes (H, W), in batches of 1 and 2; None for a generated one. Raises UserError where the maps differ by more than
     1e-3, and for another suffix.
     """
-    if output.suffix not in _FORMATS:
-        raise UserError(f"{output}: the suffix says the format: .safetensors, .pt2 (torch.export) or .onnx")
+    check_output(output)
     if isinstance(network, Stream) and output.suffix != ".safetensors":
         raise UserError(f"{output}: one stream alone is exported to .safetensors only")
-    if output.is_dir():
-        raise UserError(f"{output} is a folder: give a file in it")
     write, opened = _FORMATS[output.suffix]
     pictures = _pictures(clip)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +60,14 @@ def export_model(
             raise UserError(f"{output}: not kept: its maps differ from the network's by {error:.1e}, above {TOLERANCE}")
         aside.replace(output)
     return error
+
+
+def check_output(output: Path) -> None:
+    """UserError where `export_model` cannot write there."""
+    if output.suffix not in _FORMATS:
+        raise UserError(f"{output}: the suffix says the format: .safetensors, .pt2 (torch.export) or .onnx")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder: give a file in it")
 
 
 def largest_difference(first: Maps, second: Maps, batches: Iterator[tuple[Tensor, Tensor]]) -> float:

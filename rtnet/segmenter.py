@@ -19,6 +19,7 @@ from rtnet.data.flow_picture import flow_picture
 from rtnet.data.images import Picture
 from rtnet.data.inputs import network_input
 from rtnet.data.prediction_pairs import Pair, PairRule
+from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
 from rtnet.prediction import Map, for_prediction, maps_at, predict_probabilities
 from rtnet.spent import Spent
@@ -61,9 +62,9 @@ class Segmenter:
         frames: uint8 (H, W, 3) RGB, all of one size and at least 12 x 12. About `reach` + `batch_size` of them are read
         before the first map comes, and no more than three times as many are held, at the network's size, however long
         the video is. Reading and flow run in threads beside the network. A single frame is its own partner and has no
-        flow. Raises UserError for a smaller frame or one of another size than the first.
+        flow. Raises UserError for a smaller frame, one of another size than the first, and for what is no such array.
         """
-        decoded = Ahead(self.spent.each("decode", frames))
+        decoded = Ahead(_checked(self.spent.each("decode", frames)))
         inputs = Ahead(self._inputs(decoded))
         try:
             yield from self.maps(inputs)
@@ -202,6 +203,14 @@ class _OpenMaps:
             del self._left[self.next]
             self.next += 1
             yield self.next - 1, total / count if count > 1 else total
+
+
+def _checked(frames: Iterable[Picture]) -> Iterator[Picture]:
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise UserError(f"frames must be arrays of uint8 (H, W, 3) RGB; number {number} is {what}")
+        yield frame
 
 
 def _unflipped(map_: Tensor, view: str) -> Tensor:

@@ -255,7 +255,7 @@ def test_curves_origin_and_logging_come_from_the_tracked_run(
     assert "noisy ends at 0.6" in html
     for fact in ("d1937", run.run_id, "torch", "name: toy"):
         assert fact in html
-    kept = tracking.fetch(run.uri, f"runs:/{run.run_id}/report/report.html", tmp_path)
+    kept = tracking.fetch(run.uri, f"runs:/{run.run_id}/report/r.html", tmp_path)
     assert kept.read_bytes() == target.read_bytes()
 
     target.unlink()

@@ -340,6 +340,9 @@ def test_what_cannot_be_segmented_is_named_in_one_line_and_leaves_nothing(
         (["--output", "OUT.webm"], "*.webm can't hold H.264"),
         (["--output", "/proc/here/out.mp4"], "/proc/here: cannot be written"),
         (["clip2.mp4", "--output", "OUT.mp4"], "there are 2 clips: give a folder"),
+        (["--output", "clip.mp4", "--overwrite"], "clip.mp4 is one of the clips and would be lost"),
+        (["clip2.mp4", "--output", ".", "--overwrite"], "clip.mp4 is one of the clips and would be lost"),
+        (["--output", "OUT.mp4", "--model", "changed.safetensors"], "its weights are not those that were written"),
         (["--output", "OUT.mp4", "--model", "none.safetensors"], "none.safetensors: no such weights file"),
         (["--output", "OUT.mp4", "--model", "damaged.safetensors"], "damaged.safetensors is not a model file"),
         (["--output", "OUT.mp4", "--model", "stream.safetensors"], "holds the appearance stream alone"),
@@ -360,6 +363,9 @@ def test_options_that_cannot_be_met_are_named_in_one_line(
     for name in ("clip.mp4", "clip2.mp4"):
         (tmp_path / name).write_bytes((root / "clip.mp4").read_bytes())
     (tmp_path / "damaged.safetensors").write_bytes((root / "model.safetensors").read_bytes()[:5000])
+    changed = bytearray((root / "model.safetensors").read_bytes())
+    changed[-8:] = bytes(8)
+    (tmp_path / "changed.safetensors").write_bytes(changed)
     if "stream.safetensors" in words:
         save_model(tmp_path / "stream.safetensors", build_network(RTNetConfig("resnet18", streams="appearance")))
     model = [] if "--model" in words else ["--model", str(root / "model.safetensors")]

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -173,6 +174,14 @@ def test_no_frames_have_no_maps_and_frames_of_two_sizes_are_refused(
     assert list(segmenter.segment([])) == []
     with pytest.raises(UserError, match="differ in size"):
         list(segmenter.segment([frames[0], frames[1][:-1]]))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((40, 70)), np.zeros((40, 70, 3)), np.zeros((40, 70), np.uint8), "clip.mp4"])
+def test_what_is_no_colour_picture_is_refused_by_its_number(
+    frames: list[np.ndarray], segmenter: Segmenter, wrong: Any
+) -> None:
+    with pytest.raises(UserError, match=r"uint8 \(H, W, 3\) RGB; number 1 is"):
+        list(segmenter.segment([frames[0], wrong]))
 
 
 def test_two_lines_of_python_segment_a_clip(tmp_path: Path, frames: list[np.ndarray]) -> None:
