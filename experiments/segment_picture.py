@@ -2,7 +2,7 @@
 
     python -m experiments.segment_picture docs/segment.jpg
 
-Two minutes on 2 CPU cores: 100 steps from random weights at 64 x 112. Only pictures made by `rtnet.data.clip` are seen.
+Two minutes on 2 CPU cores: 60 steps from random weights at 64 x 112. Only pictures made by `rtnet.data.clip` are seen.
 """
 
 import sys
@@ -25,8 +25,8 @@ from rtnet.model.rtnet import RTNet
 from rtnet.training import make_batch, make_optimizer, set_rate, train_step
 
 SIZE = (64, 112)
-STEPS, BATCH, FRAMES = 100, 5, 12
-TRAINED, SHOWN = [f"clip {number}" for number in range(8)], "round stone"
+STEPS, BATCH, FRAMES = 60, 5, 12
+TRAINED, SHOWN = [f"clip {number}" for number in range(5)], "round stone"
 
 
 def main(target: str) -> None:
