@@ -30,6 +30,7 @@ TRAINED, SHOWN = [f"clip {number}" for number in range(5)], "round stone"
 
 
 def main(target: str) -> None:
+    torch.set_flush_denormal(True)  # before PyTorch starts its threads, which inherit it
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         write_clip(root, {"train": TRAINED}, FRAMES, 128, 224)
@@ -66,7 +67,9 @@ def _trained(sequences: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]]) -
         set_rate(optimizer, 0.025 * min(1.0, (step + 1) / 5, (STEPS - step) / 40))
         chosen = [views[row] for row in pairs[step * BATCH : (step + 1) * BATCH].reshape(-1)]
         images, flows, masks = zip(*chosen, strict=True)
-        train_step(model, optimizer, make_batch(images, flows, masks, SIZE, torch.device("cpu")), "float32")
+        losses = train_step(model, optimizer, make_batch(images, flows, masks, SIZE, torch.device("cpu")), "float32")
+        if step % 10 == 9:
+            print(f"step {step + 1}/{STEPS}: loss {float(losses.sum()):.2f}", flush=True)
     return model.eval()
 
 
