@@ -43,7 +43,7 @@ def run(experiment: Experiment) -> None:
     print(f"scoring {folders.masks}: {_RULES[rule]}; an object where value / 255 > {options.threshold}", flush=True)
     if options.saliency:
         print(
-            f"saliency on {folders.maps or 'the masks, as no maps lie beside them'}, all annotated frames; "
+            f"saliency on {folders.maps or 'the same files, as no maps lie beside them'}, all annotated frames; "
             "max: over 256 thresholds",
             flush=True,
         )

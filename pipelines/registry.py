@@ -105,7 +105,9 @@ def list_versions(uri: str, name: str | None = None) -> list[ModelVersion]:
 
 
 def set_alias(uri: str, model: ModelVersion, alias: str) -> None:
-    """Points the alias to this version."""
+    """Points the alias to this version. Raises UserError for one that MLflow does not take."""
+    if re.fullmatch(r"latest|v\d+", alias.lower()):
+        raise UserError(f"alias '{alias}': MLflow keeps 'latest' and 'v1', 'v2', ... for itself: choose another")
     with explained(uri):
         client(uri).set_registered_model_alias(model.name, alias, str(model.version))
 
