@@ -172,7 +172,7 @@ def test_jobs_are_listed_followed_and_stopped(cluster: Environment, root: Path) 
 
 
 def test_a_lost_connection_is_taken_up_again(cluster: Environment) -> None:
-    count = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.5; done"
+    count = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 2; done"
     name = ["--submission-id", "counter", "--no-wait"]
     _run(cluster, "ray", "job", "submit", *ADDRESS, *name, "--", "sh", "-c", count)
     with _Relay(DASHBOARD) as relay, _following(cluster, "counter", relay.port) as follower:
