@@ -69,6 +69,7 @@ def _scores(root: Path, name: str) -> dict[str, Any]:
 
 
 def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()  # what the test's own preparations said, such as MLflow of a new store
     assert cli.main(["report", *arguments]) == 2
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1

@@ -118,7 +118,7 @@ def test_a_job_carries_code_commit_and_recipe_and_nothing_else(recipe: Path, tmp
     }
     assert (folder / "recipes" / "job.yaml").read_text() == RECIPE
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".py", ".toml", ".json", ".yaml", ".typed"}
+    assert {path.suffix for path in files} <= {".py", ".toml", ".json", ".yaml", ".typed", ".html", ".css", ".js"}
     assert sum(path.stat().st_size for path in files) < 2**20
     asked = "import json, pipelines.commit as c; print(json.dumps([c.__file__, c.commit_tags()]))"
     said = subprocess.run([sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, check=True).stdout
