@@ -4,18 +4,16 @@
 """
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.store_option import add_store_option, default_store
 from rtnet.errors import UserError
 
 if TYPE_CHECKING:
     from rtnet.model.network import Network
     from rtnet.segmenter import Segmenter
-
-_DEFAULT_STORE = "sqlite:///runs/mlflow.db"
 
 
 def load(model: str, tracking: str | None = None, device: str | None = None, height: int = 384) -> "Segmenter":
@@ -29,7 +27,7 @@ def load(model: str, tracking: str | None = None, device: str | None = None, hei
     from pipelines.registry import download_model, resolve_model
     from pipelines.tracking import absolute_store
 
-    uri = absolute_store(tracking or _store())
+    uri = absolute_store(tracking or default_store())
     with tempfile.TemporaryDirectory() as scratch:
         return rtnet.load(download_model(uri, resolve_model(uri, model), Path(scratch)), device, height)
 
@@ -37,12 +35,7 @@ def load(model: str, tracking: str | None = None, device: str | None = None, hei
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The actions, each with where the store is."""
     store = argparse.ArgumentParser(add_help=False)
-    store.add_argument(
-        "--tracking",
-        metavar="URI",
-        default=_store(),
-        help="MLflow's tracking URI (default: MLFLOW_TRACKING_URI, else %(default)s)",
-    )
+    add_store_option(store)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, purpose: str) -> argparse.ArgumentParser:
@@ -157,7 +150,3 @@ def _network(uri: str, model: str) -> "Network":
             return load_network(path)
         except UserError as error:
             raise UserError(f"{model}: {error}") from error
-
-
-def _store() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI", _DEFAULT_STORE)

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import tempfile
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -11,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.store_option import add_store_option
 from rtnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rtnet.prediction import Map
     from rtnet.segmenter import Segmenter
 
-_DEFAULT_STORE = "sqlite:///runs/mlflow.db"
 # Measured: some twenty frames wait for their maps, others are being decoded, drawn and encoded.
 _BYTES_PER_PIXEL, _NETWORK_BYTES = 230, 1_000_000_000
 
@@ -48,12 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--maps", action="store_true", help="write the maps as grey pictures too")
     parser.add_argument("--rate", type=_rate, default=Fraction(24), help="pictures a second, of a folder (default: 24)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there, once the new is whole")
-    parser.add_argument(
-        "--tracking",
-        metavar="URI",
-        default=os.environ.get("MLFLOW_TRACKING_URI", _DEFAULT_STORE),
-        help="where models:/ are: MLflow's tracking URI (default: MLFLOW_TRACKING_URI, else %(default)s)",
-    )
+    add_store_option(parser)
 
 
 def run_command(options: argparse.Namespace) -> None:
