@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rtnet.data.images import Picture
 from rtnet.data.inputs import resize
+from rtnet.model.exchange import Frames
 from rtnet.model.folding import fold_batch_norms
 from rtnet.model.rtnet import RTNet
 from rtnet.model.stream import Stream
@@ -39,14 +40,20 @@ def predict_maps(
     normalised, on the model's device; pairs: integers (B, 2), places among the frames. sizes: (H, W) for each pair. As
     published, it is probabilities that are resized to them, not logits.
     """
-    return maps_at(predict_probabilities(model, frames, flow, pairs)[:, 0], sizes)
+    return maps_at(predict_probabilities(model, frame_features(model, frames, flow), pairs)[:, 0], sizes)
 
 
-def predict_probabilities(model: RTNet, frames: Tensor, flow: Tensor, pairs: Tensor, both: bool = False) -> Tensor:
-    """float32 (B, 1 or 2, h, w) in 0..1, at the network's size: of the first frame of each pair, or of both."""
+def frame_features(model: RTNet, frames: Tensor, flow: Tensor) -> Frames:
+    """What the network sees in each of N frames whatever its partners are. As `predict_maps` takes frames and flow."""
     dtype = next(model.parameters()).dtype
     with torch.inference_mode():
-        logits = model.predict(frames.to(dtype), flow.to(dtype), both=both, pairs=pairs)  # (B, 1 or 2, 1, h, w)
+        return model.frame_features(frames.to(dtype), flow.to(dtype))
+
+
+def predict_probabilities(model: RTNet, features: Frames, pairs: Tensor, both: bool = False) -> Tensor:
+    """float32 (B, 1 or 2, h, w) in 0..1, at the network's size: of the first frame of each pair, or of both."""
+    with torch.inference_mode():
+        logits = model.predict_pairs(features, pairs, both)  # (B, 1 or 2, 1, h, w)
         return torch.sigmoid(logits[:, :, 0].float())
 
 

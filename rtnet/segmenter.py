@@ -20,8 +20,9 @@ from rtnet.data.images import Picture
 from rtnet.data.inputs import network_input
 from rtnet.data.prediction_pairs import Pair, PairRule
 from rtnet.errors import UserError
+from rtnet.model.exchange import Frames
 from rtnet.model.rtnet import RTNet
-from rtnet.prediction import Map, for_prediction, maps_at, predict_probabilities
+from rtnet.prediction import Map, for_prediction, frame_features, maps_at, predict_probabilities
 from rtnet.spent import Spent
 
 FLOW_HEIGHT = 480
@@ -60,8 +61,8 @@ class Segmenter:
         """The map of each frame, in order: float32 (H, W) in 0..1, how likely a pixel is the primary object's.
 
         frames: uint8 (H, W, 3) RGB, all of one size and at least 12 x 12. About `reach` + `batch_size` of them are read
-        before the first map comes, and no more than three times as many are held, at the network's size, however long
-        the video is. Reading and flow run in threads beside the network. A single frame is its own partner and has no
+        before the first map comes, and no more than three times as many are held, at the network's size and with what it
+        sees in them whatever their partners are, however long the video is. Reading and flow run in threads beside the network. A single frame is its own partner and has no
         flow. Raises UserError for a smaller frame, one of another size than the first, and for what is no such array.
         """
         decoded = Ahead(_checked(self.spent.each("decode", frames)))
@@ -80,7 +81,8 @@ class Segmenter:
         inputs: of the places first, first + 1, ..., up to the sequence's end or `stop` + `rule.ahead`. first: 0, or at
         most `start` - `rule.behind`; start: a multiple of `rule.block`, and stop too, or the sequence's end.
         """
-        window, reading, known, ended = {}, iter(inputs), first, False
+        window: dict[int, _Seen] = {}
+        reading, known, ended = iter(inputs), first, False
         open_maps = _OpenMaps(len(self.views), start)
         waiting: list[tuple[Pair, int]] = []  # pairs and the number of the view in which they are seen
         place = start
@@ -90,7 +92,7 @@ class Segmenter:
                 following = next(reading, None)
                 ended = following is None
                 if following is not None:
-                    window[known] = following
+                    window[known] = _Seen(following)
                     known += 1
             if place >= known:
                 break
@@ -137,25 +139,36 @@ class Segmenter:
             shape = next((picture.shape for picture in pictures if picture is not None), image.shape)
             yield image, np.concatenate([np.zeros(shape, np.uint8) if p is None else p for p in pictures], axis=2)
 
-    def _predict(self, batch: list[tuple[Pair, int]], window: dict[int, FrameInput], open_maps: "_OpenMaps") -> None:
+    def _predict(self, batch: list[tuple[Pair, int]], window: dict[int, "_Seen"], open_maps: "_OpenMaps") -> None:
         with self.spent.on("network"):
             seen = [((pair.first, view), (pair.second, view)) for pair, view in batch]
             distinct = sorted({key for keys in seen for key in keys})
-            probabilities = predict_probabilities(
-                self.model,
-                torch.stack([window[place].frames[view] for place, view in distinct]),
-                torch.stack([window[place].flow[view] for place, view in distinct]),
-                torch.tensor([[distinct.index(key) for key in keys] for keys in seen], device=self.device),
-                both=self.rule.both,
-            )  # (B, 1 or 2, h, w)
+            self._look_at([(window[place], view) for place, view in distinct])
+            features = Frames(*map(torch.cat, zip(*(window[p].features[view] for p, view in distinct), strict=True)))
+            pairs = torch.tensor([[distinct.index(key) for key in keys] for keys in seen], device=self.device)
+            probabilities = predict_probabilities(self.model, features, pairs, self.rule.both)  # (B, 1 or 2, h, w)
             for (pair, view), maps in zip(batch, probabilities, strict=True):
                 for place, map_ in zip(pair[: 2 if pair.both else 1], maps, strict=False):
                     open_maps.add(place, _unflipped(map_, self.views[view]))
 
-    def _finished(self, open_maps: "_OpenMaps", window: dict[int, FrameInput]) -> Iterator[Map]:
+    def _look_at(self, seen: list[tuple["_Seen", int]]) -> None:
+        """Computes the features of those frames and views that have none yet."""
+        fresh = [(frame, view) for frame, view in seen if view not in frame.features]
+        if not fresh:
+            return
+        features = frame_features(
+            self.model,
+            torch.stack([frame.input.frames[view] for frame, view in fresh]),
+            torch.stack([frame.input.flow[view] for frame, view in fresh]),
+        )
+        for number, (frame, view) in enumerate(fresh):
+            # Copies, for a frame's memory to be free when the frame is.
+            frame.features[view] = Frames(*(x[number : number + 1].clone() for x in features))
+
+    def _finished(self, open_maps: "_OpenMaps", window: dict[int, "_Seen"]) -> Iterator[Map]:
         for place, mean in open_maps.take():
             with self.spent.on("network"):
-                (map_,) = maps_at(mean[None], [window[place].size])
+                (map_,) = maps_at(mean[None], [window[place].input.size])
             yield map_
         for place in [place for place in window if place < open_maps.next - self.rule.behind]:
             del window[place]
@@ -176,6 +189,14 @@ def load(
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = for_prediction(load_model(Path(path)), chosen, precision)
     return Segmenter(model, chosen, rule or PairRule(), size=(height, int(1.75 * height)))
+
+
+@dataclass
+class _Seen:
+    """A frame that has been read, and the features of those of its views that have been needed."""
+
+    input: FrameInput
+    features: dict[int, Frames] = field(default_factory=dict)
 
 
 class _OpenMaps:

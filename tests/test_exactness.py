@@ -81,7 +81,7 @@ def test_frames_shared_by_pairs_give_the_maps_of_each_pair_alone(both: bool) -> 
     network = random_network("resnet34")
     frames, flow = (x.flatten(0, 1) for x in random_inputs(2))  # four frames
     pairs = torch.tensor([[0, 1], [2, 1], [0, 3]])
-    shared = network.predict(frames, flow, both, pairs)
+    shared = network.predict_pairs(network.frame_features(frames, flow), pairs, both)
     alone = network.predict(frames[pairs], flow[pairs], both)
     torch.testing.assert_close(shared, alone, rtol=0, atol=1e-11)
 
@@ -91,7 +91,7 @@ def test_pairs_that_are_none_are_refused(pairs: list[object]) -> None:
     network = random_network("resnet18")
     with pytest.raises(ValueError, match=r"pairs: integers \(B, 2\)"):
         frames, flow = random_inputs(1)
-        network.predict(frames[0], flow[0], pairs=torch.tensor(pairs))
+        network.predict_pairs(network.frame_features(frames[0], flow[0]), torch.tensor(pairs))
 
 
 @pytest.mark.parametrize("backbone", [pytest.param(x, marks=pytest.mark.slow if "101" in x else ()) for x in BACKBONES])

@@ -113,17 +113,18 @@ def _network(case: Case) -> tuple[Callable[[], object], float]:
         return predict_plainly, 0.0
     model = for_prediction(model, device, "bfloat16" if case.precision == "bfloat16" else "float32")
     frames, flow = (x.to(next(model.parameters()).dtype) for x in (frames, flow))
-    pairs = None
+    both = case.work == "two"
+    work: Callable[[], object] = lambda: model.predict(frames, flow, both)  # noqa: E731
     if case.work == "clip":  # frame i with frame i + 1
         frames, flow = (torch.cat([x[:, 0], x[-1:, 1]]) for x in (frames, flow))
         pairs = torch.stack([torch.arange(case.batch), torch.arange(1, case.batch + 1)], 1).to(device)
-    predict = torch.compile(model.predict, mode=case.compile) if case.compile else model.predict
-    both = case.work == "two"
-    flop = _flop(lambda: model.predict(frames, flow, both, pairs))
+        work = lambda: model.predict_pairs(model.frame_features(frames, flow), pairs)  # noqa: E731
+    flop = _flop(work)
+    predict = torch.compile(work, mode=case.compile) if case.compile else work
 
     def predict_maps() -> None:
         with torch.inference_mode():
-            predict(frames, flow, both, pairs)
+            predict()
 
     return predict_maps, flop
 

@@ -1,22 +1,30 @@
 """The exchange of pairs after one stage: contrast within a frame, motion of a frame, coherence across the frames."""
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from rtnet.model.attention import ATTENTIONS, AttentionForm
-from rtnet.model.layers import of_pairs
 from rtnet.model.reciprocal import ReciprocalTransformation, SelfTransformation
+
+
+class Frames(NamedTuple):
+    """What an exchange needs of frames, each (N, C, H, W), whatever their partners are."""
+
+    appearance: Tensor
+    motion: Tensor
+    appearance_alone: Tensor
+    """All of the new appearance but coherence: its contrast, what it learns of the frame's motion, itself."""
+    motion_alone: Tensor
 
 
 class Exchange(nn.Module):
     """forward(appearance, motion) -> (appearance, motion): what replaces the level's features.
 
-    All (2B, C, H, W): the frames of interest of B pairs, then their partners. Contrast and motion of a frame are the
-    same in all its pairs, so appearance and motion may also be of N distinct frames, with places (2B,) saying which
-    frame stands at which place of the pairs.
+    All (2B, C, H, W): the frames of interest of B pairs, then their partners.
     """
 
     def __init__(self, channels: int, heads: int, form: AttentionForm) -> None:
@@ -27,34 +35,39 @@ class Exchange(nn.Module):
         self.appearance_coherence = ReciprocalTransformation(channels, heads, form, shared=True)
         self.motion_coherence = ReciprocalTransformation(channels, heads, form, shared=True)
 
-    def forward(self, appearance: Tensor, motion: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
-            return self._exchange(appearance, motion, places)
+            return self._exchange(appearance, motion)
         # Backward computes everything in between anew, but not the attentions, which cost the most.
         result: tuple[Tensor, Tensor] = checkpoint(
             self._exchange,
             appearance,
             motion,
-            places,
             use_reentrant=False,
             preserve_rng_state=False,
             context_fn=partial(create_selective_checkpoint_contexts, ATTENTIONS),
         )
         return result
 
-    def _exchange(self, appearance: Tensor, motion: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor]:
-        within = (
-            self.appearance_contrast(appearance),
-            self.motion_contrast(motion),
-            *self.appearance_motion(appearance, motion),
+    def within_frames(self, appearance: Tensor, motion: Tensor) -> Frames:
+        """forward's part that is the same in all pairs of a frame; appearance and motion of any N frames."""
+        by_motion, by_appearance = self.appearance_motion(appearance, motion)
+        return Frames(
             appearance,
             motion,
+            self.appearance_contrast(appearance) + by_motion + appearance,
+            self.motion_contrast(motion) + by_appearance + motion,
         )
-        contrast, motion_contrast, by_motion, by_appearance, appearance, motion = (of_pairs(x, places) for x in within)
+
+    def across_frames(self, frames: Frames) -> tuple[Tensor, Tensor]:
+        """forward's rest, of the 2B frames of B pairs."""
         return (
-            _across_frames(self.appearance_coherence, appearance) + contrast + by_motion + appearance,
-            _across_frames(self.motion_coherence, motion) + motion_contrast + by_appearance + motion,
+            _across_frames(self.appearance_coherence, frames.appearance) + frames.appearance_alone,
+            _across_frames(self.motion_coherence, frames.motion) + frames.motion_alone,
         )
+
+    def _exchange(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        return self.across_frames(self.within_frames(appearance, motion))
 
     def appearance_only(self, appearance: Tensor, motion: Tensor) -> Tensor:
         """forward's appearance for those frames alone whose motion is given.

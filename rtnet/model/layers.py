@@ -30,8 +30,3 @@ def interest_first(pairs: Tensor) -> Tensor:
 def in_pairs(x: Tensor, frames: int = 2) -> Tensor:
     """interest_first's inverse, also where only the first `frames` of each pair are there."""
     return x.reshape(frames, -1, *x.shape[1:]).transpose(0, 1)
-
-
-def of_pairs(x: Tensor, places: Tensor | None) -> Tensor:
-    """What stands at the places of the pairs: (N, ...), (2B,) -> (2B, ...); x itself where it is there already."""
-    return x if places is None else x[places]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rtnet.config import RTNetConfig
 from rtnet.model.backbones import BACKBONES, HEADS, STRIDES
-from rtnet.model.exchange import Exchange
+from rtnet.model.exchange import Exchange, Frames
 from rtnet.model.fusion import SpatioTemporalFusion
 from rtnet.model.layers import in_pairs, interest_first
 from rtnet.model.stream import SKIP_CHANNELS, Stream
@@ -64,32 +64,45 @@ class RTNet(nn.Module):
         return SideMaps(*(tuple(in_pairs(x) for x in maps) for maps in (appearance_maps, motion_maps)))
 
     @torch.no_grad()
-    def predict(self, frames: Tensor, flow: Tensor, both: bool = False, pairs: Tensor | None = None) -> Tensor:
+    def predict(self, frames: Tensor, flow: Tensor, both: bool = False) -> Tensor:
         """The finest appearance map of the frame of interest, or of both: logits (B, 1 or 2, 1, 4*H1, 4*W1).
 
-        Computes what forward does, less all that does not reach this map. With `pairs`, integers (B, 2), frames are
-        (N, 3, H, W) and flow (N, 6, H, W) of N distinct frames, and a pair is two places among them: what does not
-        depend on the partner is computed once for each frame. Raises RuntimeError in training mode, where it would move
-        the batch-norm statistics, ValueError for other pairs.
+        Computes what forward does, less all that does not reach this map. Raises RuntimeError in training mode, where
+        it would move the batch-norm statistics.
+        """
+        return self._predict(self.frame_features(interest_first(frames), interest_first(flow)), both)
+
+    @torch.no_grad()
+    def frame_features(self, frames: Tensor, flow: Tensor) -> Frames:
+        """What `predict` computes of frames whatever their partners are.
+
+        frames (N, 3, H, W), flow (N, 6, H, W) -> N features, for `predict_pairs`. Raises as `predict` does.
         """
         if self.training:
             raise RuntimeError("predict needs the network in eval mode: call eval() first")
-        if pairs is None:
-            places, frames, flow = None, interest_first(frames), interest_first(flow)
-        else:
-            if (
-                pairs.dim() != 2
-                or pairs.shape[1] != 2
-                or not len(pairs)
-                or pairs.dtype not in (torch.int32, torch.int64)
-            ):
-                raise ValueError(f"pairs: integers (B, 2) with B > 0, not {pairs.dtype} {tuple(pairs.shape)}")
-            places = pairs.T.flatten()
-        appearance, motion = self._encode_to_s16(frames, flow, places)
+        appearance = self.appearance.stages["s4"](self.appearance.stem(frames))
+        return self._exchange("s4").within_frames(appearance, self.motion.stages["s4"](self.motion.stem(flow)))
+
+    @torch.no_grad()
+    def predict_pairs(self, features: Frames, pairs: Tensor, both: bool = False) -> Tensor:
+        """`predict` of B pairs of N frames: pairs are integers (B, 2), places in `frame_features`' N features.
+
+        Raises ValueError for pairs that are none.
+        """
+        if pairs.dim() != 2 or pairs.shape[1] != 2 or not len(pairs) or pairs.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"pairs: integers (B, 2) with B > 0, not {pairs.dtype} {tuple(pairs.shape)}")
+        places = pairs.T.flatten()
+        return self._predict(Frames(*(x[places] for x in features)), both)
+
+    def interaction_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the exchanges and of the fusion, which the recipe first trains alone."""
+        yield from self.exchanges.parameters()
+        yield from self.fusions.parameters()
+
+    def _predict(self, features: Frames, both: bool) -> Tensor:
+        appearance, motion = self._rest_to_s16(*self._exchange("s4").across_frames(features))
         wanted = appearance[0].shape[0] // (1 if both else 2)  # not len(), which an export would fix
-        exchange = self.exchanges["s32"]
-        assert isinstance(exchange, Exchange)
-        s32 = exchange.appearance_only(
+        s32 = self._exchange("s32").appearance_only(
             self.appearance.stages["s32"](appearance[-1]), self.motion.stages["s32"](motion[-1][:wanted])
         )
         appearance_skips = self.appearance.skips([x[:wanted] for x in appearance])
@@ -98,23 +111,23 @@ class RTNet(nn.Module):
         (finest,) = self.appearance.side_maps(decoded[:1])
         return in_pairs(finest, 2 if both else 1)
 
-    def interaction_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the exchanges and of the fusion, which the recipe first trains alone."""
-        yield from self.exchanges.parameters()
-        yield from self.fusions.parameters()
-
-    def _encode_to_s16(
-        self, frames: Tensor, flow: Tensor, places: Tensor | None = None
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _encode_to_s16(self, frames: Tensor, flow: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The features of strides 4, 8, 16 after their exchanges, each (2B, C, h, w): appearance and motion."""
-        x, y = self.appearance.stem(frames), self.motion.stem(flow)
-        appearance, motion = [], []
-        for stride in STRIDES[:3]:
-            x, y = self.appearance.stages[stride](x), self.motion.stages[stride](y)
-            x, y = self.exchanges[stride](x, y, places if stride == "s4" else None)
+        x = self.appearance.stages["s4"](self.appearance.stem(frames))
+        return self._rest_to_s16(*self.exchanges["s4"](x, self.motion.stages["s4"](self.motion.stem(flow))))
+
+    def _rest_to_s16(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        appearance, motion = [x], [y]
+        for stride in STRIDES[1:3]:
+            x, y = self.exchanges[stride](self.appearance.stages[stride](x), self.motion.stages[stride](y))
             appearance.append(x)
             motion.append(y)
         return appearance, motion
+
+    def _exchange(self, stride: str) -> Exchange:
+        exchange = self.exchanges[stride]
+        assert isinstance(exchange, Exchange)
+        return exchange
 
     def _fuse(self, appearance: list[Tensor], motion: list[Tensor]) -> list[Tensor]:
         return [fusion(x, y) for fusion, x, y in zip(self.fusions.values(), appearance, motion, strict=True)]
