@@ -61,9 +61,10 @@ class Segmenter:
         """The map of each frame, in order: float32 (H, W) in 0..1, how likely a pixel is the primary object's.
 
         frames: uint8 (H, W, 3) RGB, all of one size and at least 12 x 12. About `reach` + `batch_size` of them are read
-        before the first map comes, and no more than three times as many are held, at the network's size and with what it
-        sees in them whatever their partners are, however long the video is. Reading and flow run in threads beside the network. A single frame is its own partner and has no
-        flow. Raises UserError for a smaller frame, one of another size than the first, and for what is no such array.
+        before the first map comes, and no more than three times as many are held, however long the video is: at the
+        network's size, and what it sees in each of itself. Reading and flow run in threads beside the network. A single
+        frame is its own partner and has no flow. Raises UserError for a smaller frame, one of another size than the
+        first, and for what is no such array.
         """
         decoded = Ahead(_checked(self.spent.each("decode", frames)))
         inputs = Ahead(self._inputs(decoded))
