@@ -10,7 +10,7 @@ demo: setup  ## the whole way on real or generated video: make demo [DAVIS=path]
 	$(BIN)/rtnet demo $(if $(DAVIS),--davis "$(DAVIS)")
 
 test: setup lint  ## everything but what needs a GPU
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --numprocesses 2 --dist loadgroup
 
 check: setup lint  ## the quick tier: no Ray, under a minute
 	$(BIN)/python -m pytest -m "not gpu and not ray and not slow"
