@@ -1,0 +1,1 @@
+"""How the verbs run on more machines than one. No package imports it."""
