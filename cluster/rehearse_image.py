@@ -2,12 +2,12 @@
 
     sudo python3 -m cluster.rehearse_image ROOT [--build-arg NAME=VALUE ...]
 
-Needs root, debootstrap, util-linux and iproute2 on a Debian of the image's release; ROOT gets about 12 GB, with PyTorch
-for CUDA. The steps are read from the Dockerfile itself; check_image.sh then tries the result, without network. What
-differs from a build: Python is Debian's package of the same minor version, in place of the one that the base image
-compiled; instead of a container there are a chroot and namespaces of its own for mounts and processes; layers are not
-kept apart. Where packages come from (apt's sources, pip's and uv's settings, certificates) is this machine's, and stays
-in ROOT.
+Needs root, debootstrap, util-linux and iproute2 on a Debian of the image's release; ROOT gets 8 GB, with PyTorch for
+CUDA. The steps are read from the Dockerfile itself; check_image.sh then tries the result as the manifests run it, on a
+root that can't be written, and without network. What differs from a build: Python is Debian's package of the same minor
+version, in place of the one that the base image compiled; instead of a container there are a chroot and namespaces of
+its own for mounts and processes; layers are not kept apart. Where packages come from (apt's sources, pip's and uv's
+settings, certificates) is this machine's, and stays in ROOT.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def main() -> None:
     root = options.root.resolve()
     _prepare(root, _suite(steps, given))
     built = _build(root, steps, given, sys.maxsize if options.checks else options.line)
+    _close(root)
     shutil.copy(HERE / "check_image.sh", root / "tmp")
     sys.exit(_run(root, "exec bash /tmp/check_image.sh", built, networked=False))
 
@@ -72,8 +73,16 @@ def _prepare(root: Path, suite: str) -> None:
         if Path(file).is_file():
             _sh(f"install -D --mode=644 {file} {shlex.quote(str(root) + file)}")
     inside = shlex.quote(str(root))
+    _sh(f"mount --bind {inside} {inside}")
     _sh(f"mount -t proc proc {inside}/proc && mount --rbind --make-rslave /dev {inside}/dev")
     _sh(f"mount -t tmpfs -o mode=1777 shm {inside}/dev/shm && mount --rbind --make-rslave /sys {inside}/sys")
+
+
+def _close(root: Path) -> None:
+    """As the manifests run it: a root that can't be written, but for /tmp and the user's home, which are empty."""
+    inside = shlex.quote(str(root))
+    _sh(f"mount -o remount,bind,ro {inside} && mount -t tmpfs -o mode=1777 tmp {inside}/tmp")
+    _sh(f"mount -t tmpfs -o uid=1000,gid=1000,mode=0700 home {inside}/home/rtnet")
 
 
 def _apt_sources(suite: str) -> tuple[str, str]:

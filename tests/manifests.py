@@ -32,6 +32,9 @@ def of_kind(*kinds: str) -> list[dict[str, Any]]:
     return [one for one in objects() if one["kind"] in kinds]
 
 
+SERVICES: dict[str, Any] = load(COMPOSE)["services"]
+
+
 def label(one: dict[str, Any]) -> str:
     return f"{one['kind']}/{one['metadata']['name']}"
 
