@@ -99,7 +99,8 @@ def _apt_sources(suite: str) -> tuple[str, str]:
 def _build(root: Path, steps: list[Step], given: dict[str, str], first: int) -> dict[str, str]:
     """Runs the steps from the line `first` on; the environment that the image starts with, and its USER and FOLDER."""
     settings = {name: value for name, value in os.environ.items() if name.upper().startswith(_SETTINGS)}
-    env, args = dict(_BASE), {}
+    env = dict(_BASE)
+    args: dict[str, str] = {}
     place = {"USER": "0", "FOLDER": "/"}
     for step in steps:
         if step.word in ("ENV", "ARG"):

@@ -52,7 +52,7 @@ def _tracked(folder: Path) -> list[Path]:
 def test_who_makes_mlflows_user_says_in_one_line_what_is_wrong(lacks: str, says: str) -> None:
     given = ("MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
     environment = {name: "x" * 12 for name in given if name != lacks} | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    script = [sys.executable, CLUSTER / "mlflow" / "add_user.py"]
+    script = [sys.executable, str(CLUSTER / "mlflow" / "add_user.py")]
     done = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
