@@ -79,7 +79,9 @@ def _lives(claim: dict[str, Any]) -> bool:
     if claim["host"] != socket.gethostname():
         return bool(time.time() - claim["renewed"] < _DEAD_AFTER)
     try:
-        return bool(psutil.Process(claim["pid"]).create_time() == claim["born"])
+        owner = psutil.Process(claim["pid"])
+        # Dead, and its parent has not asked how it ended; in a container without an init nobody ever does.
+        return bool(owner.create_time() == claim["born"] and owner.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 

@@ -148,7 +148,8 @@ class Training(Section):
     precision: Precision = "float32"
     """tf32: float32 whose products a GPU rounds to 10 bits; float16 comes with a scale for its gradients."""
     compile: bool = False
-    """By torch.compile; worth its minutes on a GPU."""
+    """By torch.compile; worth its minutes on a GPU. Killed and continued, such a training ends with the weights of an
+    undisturbed one to within rounding, not bit for bit."""
     steps_per_epoch: Count | None = None
     """Ends an epoch early; null goes through all pairs."""
     keep_checkpoints: Count = 3

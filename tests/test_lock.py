@@ -1,6 +1,7 @@
 """One writer at a time, and none that is dead in the way."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -68,9 +69,10 @@ def test_a_writer_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError), sole_writer(LOCAL, str(tmp_path), "it"):
         pass
     other.kill()
-    other.wait()
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet waited for
     with sole_writer(LOCAL, str(tmp_path), "it"):
         pass
+    other.wait()
 
 
 @pytest.mark.parametrize(("silent_for", "free"), [(10, False), (1000, True)])
