@@ -2,13 +2,18 @@
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pipelines.credentials import redacted, refuse_credentials
+from pipelines.packages import check_packages
 from rtnet.errors import UserError
+
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray where it runs a job's command
 
 # Verbs that take a recipe; each is a module here with run(experiment).
 VERBS = {
@@ -21,12 +26,19 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0, 2 after a user's mistake (one line on stderr), 1 after any other failure."""
+    try:
+        if _IN_A_JOB in os.environ:  # before anything else is imported
+            check_packages()
+    except UserError as error:
+        print(f"rtnet: {error}", file=sys.stderr)
+        return 2
     options = _parser().parse_args(arguments)
     try:
         with _terminated_as_interrupted():
+            refuse_credentials(vars(options), "option ")
             _dispatch(options)
     except UserError as error:
-        print(f"rtnet {options.verb}: {error}", file=sys.stderr)
+        print(f"rtnet {options.verb}: {redacted(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"rtnet {options.verb}: stopped; the same command continues", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from pipelines.credentials import refuse_credentials
 from pipelines.sections import (
     Data,
     Evaluation,
@@ -122,6 +123,7 @@ def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
 
 def validate(values: dict[str, Any], origin: str) -> Experiment:
     """An Experiment from plain values; UserError with one clause for each field at fault."""
+    refuse_credentials(values, f"{origin}: ")
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:

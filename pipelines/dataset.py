@@ -71,8 +71,10 @@ class Dataset:
         self._system, self._root = open_storage(uri)
         try:
             data = read_bytes(self._system, f"{self._root}/index.parquet")
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"{uri} is not a finished dataset (no index.parquet); run `rtnet prepare` first") from error
+        except OSError as error:
+            raise UserError(f"{uri}/index.parquet can't be read: {str(error).splitlines()[0]}") from error
         self.digest = hashlib.sha256(data).hexdigest()
         try:
             self.index = pq.read_table(io.BytesIO(data)).select(INDEX_SCHEMA.names).combine_chunks()

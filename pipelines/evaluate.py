@@ -10,6 +10,7 @@ from pipelines import registry, tracking
 from pipelines.code_version import code_commit
 from pipelines.config import Experiment
 from pipelines.mask_folder import Folders, find_folders
+from pipelines.places import check_reachable, check_shared, places_of
 from pipelines.score_table import Row, as_csv, as_text, table
 from pipelines.scoring import Job, Rule, SetScores, combine, cut_jobs, score_job
 from pipelines.session import ray_session
@@ -34,6 +35,8 @@ def run(experiment: Experiment) -> None:
     and annotations); and how: "run", "commit", "created". Scores with the same "content" and "rule" compare.
     """
     options = experiment.evaluation
+    places = places_of(experiment, "evaluate")
+    check_reachable(places)
     sequences, folders = _sequences(experiment), find_folders(experiment)
     rule = options.rule or _customary(sequences)
     _check_counted(sequences, rule)
@@ -48,6 +51,7 @@ def run(experiment: Experiment) -> None:
             flush=True,
         )
     with ray_session():
+        check_shared(places)
         scores = combine(jobs, _score_all(jobs))
     if scores.note:
         print(f"note: {scores.note}")

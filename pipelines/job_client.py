@@ -1,11 +1,17 @@
 """A cluster's job server, over HTTP: a client that waits for nobody long, and says what is wrong in one line."""
 
 import argparse
+import ipaddress
 import logging
 import os
+import platform
 import re
+import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from pipelines.credentials import refuse_credentials
+from pipelines.packages import OLDEST_PYTHON
 from pipelines.session import choose_authentication
 from rtnet.errors import UserError
 
@@ -19,6 +25,14 @@ _LIMITS = (5.0, 60.0)  # seconds for a connection, and for the first byte of an 
 
 class UnreachableError(UserError):
     """Nobody answers, or not in time, or not now."""
+
+
+class UnknownJobError(UserError):
+    """The cluster knows no such job."""
+
+
+class TakenError(UserError):
+    """There is a job of that name."""
 
 
 def add_address(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +53,7 @@ def open_client(options: argparse.Namespace) -> "JobSubmissionClient":
     """
     address = _address(options)
     choose_authentication(local=False)
+    _warn_of_plain_http(address)
     import ray
 
     try:
@@ -56,6 +71,22 @@ def open_client(options: argparse.Namespace) -> "JobSubmissionClient":
     return client
 
 
+def check_python(client: "JobSubmissionClient") -> None:
+    """UserError where the cluster's Python is too old for this code; says where it is another than this one.
+
+    A job runs with the cluster's Python and packages. `packages.check_packages` looks at these when it begins.
+    """
+    theirs = str(client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]["pythonVersion"])
+    version = tuple(int(part) for part in theirs.split(".")[:2])
+    if version < OLDEST_PYTHON:
+        raise UserError(
+            f"the cluster at {client.get_address()} runs Python {theirs}, and this code needs "
+            f"{'.'.join(map(str, OLDEST_PYTHON))} or newer: start the cluster with a newer one"
+        )
+    if version != sys.version_info[:2]:
+        print(f"note: the cluster runs Python {theirs}, here it is {platform.python_version()}", flush=True)
+
+
 def reason(error: BaseException) -> str:
     """What was at the bottom of it, in one line."""
     while error.__context__ is not None:
@@ -70,10 +101,28 @@ def _address(options: argparse.Namespace) -> str:
     if address is None:
         origin = next((name for name in _ADDRESS_VARIABLES if os.environ.get(name)), "")
         address = os.environ[origin] if origin else _DEFAULT_ADDRESS
+    refuse_credentials({origin: address}, "")
     if not re.match(r"https?://[^/]", address):
         raise UserError(f"{origin} {address}: give the URL of the cluster's dashboard, such as {_DEFAULT_ADDRESS}")
     os.environ[_ADDRESS_VARIABLES[0]] = address
     return str(address)
+
+
+def _warn_of_plain_http(address: str) -> None:
+    parts = urlsplit(address)
+    if parts.scheme == "http" and os.environ.get("RAY_AUTH_MODE") == "token" and not _is_loopback(parts.hostname or ""):
+        print(
+            f"warning: the token and the code go to {parts.hostname} unencrypted: on a network that others can read, "
+            "use https, or a tunnel such as ssh -L or kubectl port-forward",
+            file=sys.stderr,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _client_class() -> Any:
@@ -105,7 +154,9 @@ def _client_class() -> Any:
             said = (response.text.strip().splitlines() or [f"status {response.status_code}"])[-1]
             if response.status_code >= 500:
                 raise UnreachableError(f"the cluster at {self._address} can't do it now: {said}")
-            raise UserError(f"the cluster at {self._address}: {said}")
+            kinds = {"already exists": TakenError, "does not exist": UnknownJobError}
+            kind = next((kind for words, kind in kinds.items() if words in said), UserError)
+            raise kind(f"the cluster at {self._address}: {said}")
 
     return Client
 

@@ -8,13 +8,14 @@ from datetime import timedelta
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from pipelines.job_client import UnreachableError, reason
+from pipelines.job_client import UnknownJobError, UnreachableError, reason
+from rtnet.errors import UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 _SILENCE = 60.0  # seconds without a line after which the connection is made anew: it may be dead without saying so
-_PATIENCE = 300.0  # seconds to try for where nobody answers any more
+_PATIENCE = 120.0  # seconds to try for where nobody answers any more; a head node takes less to come back, if it does
 
 
 def follow(client: "JobSubmissionClient", job: str) -> int:
@@ -63,7 +64,8 @@ class _Log:
     def __init__(self, client: "JobSubmissionClient", job: str) -> None:
         self._client, self._job = client, job
         self._shown = 0  # characters
-        self._lost: float | None = None  # since when nothing comes
+        self._known = False
+        self._lost: float | None = None  # since when nobody answers
 
     async def follow(self) -> "JobDetails":
         import aiohttp
@@ -72,10 +74,20 @@ class _Log:
         while True:
             try:
                 found = self._client.get_job_info(self._job)
+                self._known = True
                 if found.status.is_terminal() and whole:
                     return found
                 whole = await self._print()
+                self._lost = None
+            except UnknownJobError as error:
+                if not self._known:
+                    raise
+                raise UserError(
+                    f"{self._client.get_address()} knows no job {self._job} any more: its head node was begun anew, and "
+                    "the job ended with the old one; submitted again it continues"
+                ) from error
             except (UnreachableError, aiohttp.ClientError, OSError, RuntimeError) as error:
+                whole = False
                 self._be_patient(error)
             await asyncio.sleep(1)
 
@@ -103,6 +115,7 @@ class _Log:
             print(f"lost {address} ({reason(error)}); trying again", file=sys.stderr)
         elif time.monotonic() - self._lost > _PATIENCE:
             raise UnreachableError(
-                f"nothing from {address} for {_PATIENCE:.0f} seconds; if job {self._job} goes on, "
-                f"`rtnet jobs logs {self._job} --follow` takes it up"
+                f"nobody answers at {address} for {_PATIENCE:.0f} seconds: where its head node has died, job {self._job} "
+                f"has too, and continues when it is submitted again; else `rtnet jobs logs {self._job} --follow` takes "
+                "it up"
             ) from error

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipelines.job_client import add_address, open_client
+from pipelines.job_names import find_job, is_of
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -20,9 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared = argparse.ArgumentParser(add_help=False)
     add_address(shared)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", help="list, where none is given")
-    actions.add_parser("list", parents=[shared], help="all jobs, the latest last")
+    action = actions.add_parser("list", parents=[shared], help="all jobs, or those of NAME-VERB, the latest last")
+    action.add_argument("job", metavar="NAME-VERB", nargs="?")
     one = argparse.ArgumentParser(add_help=False, parents=[shared])
-    one.add_argument("job", metavar="ID")
+    one.add_argument("job", metavar="JOB", help="such as smoke-train-2; smoke-train is the newest of its kind")
     actions.add_parser("status", parents=[one], help="all that is known of one job")
     action = actions.add_parser("logs", parents=[one], help="what a job has printed")
     action.add_argument("--follow", action="store_true", help="on to its end; exits with 0 only if it succeeds")
@@ -34,25 +36,28 @@ def run_command(options: argparse.Namespace) -> None:
     from pipelines.job_log import follow
 
     client = open_client(options)
+    if options.action in (None, "list"):
+        _print_list(client, getattr(options, "job", None))
+        return
+    job = find_job(client, options.job)
     if options.action == "status":
-        _print_status(client, options.job)
+        _print_status(client, job)
     elif options.action == "logs" and options.follow:
-        if status := follow(client, options.job):
+        if status := follow(client, job):
             sys.exit(status)
     elif options.action == "logs":
-        print(client.get_job_logs(options.job), end="")
-    elif options.action == "stop":
-        _stop(client, options.job)
+        print(client.get_job_logs(job), end="")
     else:
-        _print_list(client)
+        _stop(client, job)
 
 
-def _print_list(client: "JobSubmissionClient") -> None:
+def _print_list(client: "JobSubmissionClient", family: str | None) -> None:
     from pipelines.job_log import duration
 
-    found = sorted((job for job in client.list_jobs() if job.submission_id), key=lambda job: job.start_time or 0)
+    jobs = [job for job in client.list_jobs() if job.submission_id and (family is None or is_of(job, family))]
+    found = sorted(jobs, key=lambda job: job.start_time or 0)
     if not found:
-        print(f"no jobs at {client.get_address()}")
+        print(f"no jobs{f' {family}' if family else ''} at {client.get_address()}")
         return
     rows = [("job", "status", "submitted (UTC)", "duration", "command")]
     for job in found:

@@ -12,8 +12,10 @@ from pipelines import registry
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.frame_statistics import as_parquet
+from pipelines.places import check_reachable, check_shared, places_of
 from pipelines.prediction_units import Unit, units_of
 from pipelines.predictions import Predictions
+from pipelines.resources import check_actors
 from pipelines.sections import Prediction
 from pipelines.session import ray_session
 from pipelines.storage import absolute
@@ -28,6 +30,8 @@ _STAGES = ("decode", "flow", "network", "encode")
 def run(experiment: Experiment) -> None:
     """Predicts the sequences that are not there yet; says so where there are none."""
     options = experiment.prediction
+    places = places_of(experiment, "predict")
+    check_reachable(places)
     units, faults = units_of(experiment)
     if faults and options.on_error == "stop":
         name, fault = next(iter(faults.items()))
@@ -47,6 +51,8 @@ def run(experiment: Experiment) -> None:
         what = f"{sum(unit.stop - unit.start for unit in left)} frames by {origin['uri']} ({digest[:12]})"
         print(f"predicting {what} -> {predictions.uri}", flush=True)
         with ray_session():
+            check_actors(options)
+            check_shared(places)
             faults |= _predict(experiment, predictions, left, (data, suffix))
     predictions.complete(faults)
     for name, fault in faults.items():
@@ -141,12 +147,6 @@ class _Progress:
 def _share(options: Prediction, cluster: dict[str, float]) -> dict[str, float]:
     """What each actor reserves. A pool that takes every CPU starves all other tasks, silently, so one stays free."""
     if options.gpus_per_actor:
-        needed, there = options.actors * options.gpus_per_actor, cluster.get("GPU", 0.0)
-        if needed > there:
-            raise UserError(
-                f"prediction asks for {needed:g} GPUs and the cluster has {there:g}: "
-                "lower prediction.actors or prediction.gpus_per_actor (0 predicts on CPUs)"
-            )
         return {"num_gpus": options.gpus_per_actor}
     cpus = cluster.get("CPU", 1.0)
     free = max(cpus - 1, cpus / 2)

@@ -22,7 +22,7 @@ from pipelines.dataset import Dataset
 from pipelines.frame_statistics import frame_statistics
 from pipelines.prediction_units import Unit
 from pipelines.preparer import estimator
-from pipelines.storage import absolute, open_storage
+from pipelines.storage import absolute, open_storage, put
 from rtnet.ahead import Ahead
 from rtnet.checkpoint import load_model
 from rtnet.data.flips import flip
@@ -61,7 +61,6 @@ class Predictor:
         self._options, self._units = options, ray.get(units)
         self._dataset = Dataset(absolute(experiment.data.dataset)) if options.input == "dataset" else None
         self._system, self._root = open_storage(output)
-        self._folders: set[str] = set()
         self._begun = 0.0
         self._writers = ThreadPoolExecutor(_WRITERS)
 
@@ -149,13 +148,7 @@ class Predictor:
 
     def _put(self, file: str, data: bytes) -> None:
         """Not written aside: the index names a sequence after all its files are there."""
-        path = f"{self._root}/{file}"
-        folder = path.rsplit("/", 1)[0]
-        if folder not in self._folders:
-            self._system.create_dir(folder, recursive=True)
-            self._folders.add(folder)
-        with self._system.open_output_stream(path) as stream:
-            stream.write(data)
+        put(self._system, f"{self._root}/{file}", data)
 
 
 def _kept(pictures: Iterable[Picture], unit: Unit, kept: dict[int, Picture]) -> Iterator[Picture]:

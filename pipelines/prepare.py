@@ -20,7 +20,9 @@ from pipelines import dataset_writer
 from pipelines.config import Experiment
 from pipelines.dataset import INDEX_SCHEMA
 from pipelines.lock import sole_writer
+from pipelines.places import check_reachable, check_shared, places_of
 from pipelines.preparer import Part, estimator_name, make_part, parts_of, unpacked
+from pipelines.resources import gpus_there
 from pipelines.session import ray_session
 from pipelines.sources import flow_of, read_sources
 from pipelines.storage import absolute, open_storage
@@ -41,6 +43,8 @@ def run(experiment: Experiment) -> None:
         for pattern in (flow.forward, flow.backward) if flow else ():
             if pattern is not None:
                 check_pattern(pattern)
+    places = places_of(experiment, "prepare")
+    check_reachable(places)
     system, root = open_storage(target)
     _refuse_other_folder(system, root, target)
     sequences = read_sources(experiment)
@@ -64,10 +68,11 @@ def run(experiment: Experiment) -> None:
         faults.report((before or {}).get("skipped", {}))
         return
     with sole_writer(system, root, target):
-        _remove_leftovers(system, root)
-        dataset_writer.write_provenance(system, root, provenance | {"skipped": faults.found})
         _say_what(target, parts, before)
         with ray_session():
+            check_shared(places)
+            _remove_leftovers(system, root)
+            dataset_writer.write_provenance(system, root, provenance | {"skipped": faults.found})
             made = _make(parts, target, experiment.prepare.gpus_per_actor, faults)
         index = _in_order(parts, made, faults)
         dataset_writer.write_provenance(system, root, provenance | {"skipped": faults.found})
@@ -146,11 +151,10 @@ def _what_died(error: Exception, unmade: list[Part]) -> str:
 
 def _stream(numbers: Any, parts: list[Part], target: str, gpus_per_actor: float) -> Any:
     """On GPUs a pool of actors that hold RAFT, one at work while another reads and writes; else tasks."""
-    import ray
     import ray.data
 
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    if gpus and any(part.flow.estimator.startswith("raft") for part in parts):
+    raft = any(part.flow.estimator.startswith("raft") for part in parts)
+    if raft and (gpus := gpus_there()):
 
         class Preparer:
             def __call__(self, item: dict[str, Any]) -> dict[str, Any]:

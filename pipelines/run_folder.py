@@ -19,7 +19,7 @@ from typing import Any
 from pyarrow import fs
 
 from pipelines.config import Experiment
-from pipelines.storage import absolute, open_storage, read_bytes, whole_file, write_whole
+from pipelines.storage import absolute, open_storage, read_bytes, write_whole
 from rtnet.errors import UserError
 
 STOPPED = "stopped.txt"
@@ -154,8 +154,7 @@ class RunFolder:
         # In memory first: PyTorch's own words for a full disk tell nobody anything.
         data = io.BytesIO()
         write_training(data, state)
-        with whole_file(self.place[0], path) as stream:
-            stream.write(data.getbuffer())
+        write_whole(self.place[0], path, data.getbuffer())
 
     def _read_state(self, path: str) -> dict[str, Any]:
         from rtnet.checkpoint import read_training

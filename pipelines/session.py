@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -22,17 +23,24 @@ _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP's advice in every worker about an option that the frozen phase needs
 }
+# Makes the node's address 127.0.0.1, as it is on other systems than Linux, and all of its processes listen there alone.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Connects, and shuts down what it started; does nothing where a session is already open.
 
-    Raises UserError where the cluster of RAY_ADDRESS can't be reached.
+    Raises UserError where the cluster of RAY_ADDRESS can't be reached, or is of another Ray or Python.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
+    if address is not None and "://" in address:
+        raise UserError(
+            f"RAY_ADDRESS={address}: a verb runs on a node of its cluster: give that node's RAY_ADDRESS=auto or "
+            "HOST:6379, or send the verb there by `rtnet submit`"
+        )
+    for name, value in (_SETTINGS | (_LOOPBACK if address is None else {})).items():
+        os.environ.setdefault(name, value)
     choose_authentication(local=address is None)
     import ray
 
@@ -46,8 +54,8 @@ def ray_session() -> Iterator[None]:
     else:
         try:
             ray.init(address=address, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise UserError(f"no Ray cluster at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+            raise UserError(_no_cluster(address, str(error))) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray's own way prints its stack
     quieten_ray_data()
@@ -55,6 +63,14 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _no_cluster(address: str, said: str) -> str:
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
+    if "Version mismatch" in said and len(versions) == 2:
+        theirs, ours = (f"Ray {ray} with Python {python}" for ray, python in versions)
+        return f"the cluster at RAY_ADDRESS={address} runs {theirs}, and this is {ours}: both must be the same"
+    return f"no Ray cluster at RAY_ADDRESS={address}: {said.splitlines()[0]}"
 
 
 def choose_authentication(local: bool) -> None:

@@ -1,12 +1,20 @@
-"""Paths and URIs: one way to open whatever pyarrow or fsspec can open."""
+"""Paths and URIs: one way to open whatever pyarrow or fsspec can open.
+
+An S3 store's credentials, endpoint and region come from the environment alone: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, and what else the AWS libraries read. MLflow's client reads
+the same.
+"""
 
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import fsspec
 import pyarrow as pa
@@ -14,11 +22,20 @@ from pyarrow import fs
 
 from rtnet.errors import UserError
 
+_S3_MEND = (
+    "look at the bucket, at what these credentials may do, and at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+    "AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, on each node that reads or writes"
+)
+
 
 def open_storage(uri: str) -> tuple[fs.FileSystem, str]:
     """(file system, path on it) of a local path or of a URI such as s3://bucket/folder; UserError where none opens."""
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    if uri.startswith("s3://"):
+        parts = urlsplit(uri)
+        bucket = parts.netloc.rpartition("@")[2]
+        return _s3(bucket, parts.query), f"{bucket}{unquote(parts.path)}".rstrip("/")
     try:
         return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
@@ -35,45 +52,42 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
-@contextmanager
-def whole_file(system: fs.FileSystem, path: str) -> Iterator[pa.NativeFile]:
-    """A stream written aside and moved when the block ends well: who finds `path` finds all of it.
+def reach(uri: str, field: str) -> None:
+    """UserError naming the recipe's field where an S3 store does not answer, or does not let us look.
+
+    What is not there yet is no fault.
+    """
+    system, path = open_storage(uri)
+    if not isinstance(system, fs.S3FileSystem):
+        return
+    try:
+        system.get_file_info(path)
+    except OSError as error:
+        raise UserError(f"{field}={uri} can't be read ({_reason(error)}): {_S3_MEND}") from error
+
+
+def write_whole(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
+    """Writes `data`, all or nothing: who finds `path` finds all of it.
 
     Raises UserError where the place can't be written or is full.
     """
-    aside = f"{path}.{os.getpid()}.part"
-    with _writing(path):
-        system.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        try:
-            with system.open_output_stream(aside) as stream:
-                yield stream
-            system.move(aside, path)
-        except BaseException:
-            with suppress(OSError):
-                system.delete_file(aside)
-            raise
+    with _writing(system, path):
+        if isinstance(system, fs.LocalFileSystem):
+            _write_aside(system, path, data)
+        else:
+            put(system, path, data)
 
 
-def write_whole(system: fs.FileSystem, path: str, data: bytes) -> None:
-    """Writes `data`, all or nothing. Object stores can't move, and show nothing before all of it is there."""
-    if isinstance(system, fs.LocalFileSystem):
-        with whole_file(system, path) as stream:
-            stream.write(data)
+def put(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
+    """Writes `data`, on an object store all or nothing, on a disk from its beginning on. Raises OSError."""
+    if isinstance(system, fs.S3FileSystem):
+        # A store shows nothing before a stream is closed, and then whatever was written. pyarrow closes it also when
+        # Ctrl-C comes in between. That reaches the main thread alone; so another one writes, and is waited for.
+        with ThreadPoolExecutor(1) as other:
+            other.submit(_put, system, path, data).result()
         return
-    with _writing(path):
-        system.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        with system.open_output_stream(path) as stream:
-            stream.write(data)
-
-
-@contextmanager
-def _writing(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-        mend = "make room, or choose another place" if error.errno == errno.ENOSPC else "choose another place"
-        raise UserError(f"{path} can't be written ({reason}): {mend}") from error
+    system.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    _put(system, path, data)
 
 
 def read_json(system: fs.FileSystem, path: str) -> dict[str, Any]:
@@ -88,3 +102,60 @@ def read_bytes(system: fs.FileSystem, path: str) -> bytes:
     """All of a file."""
     with system.open_input_file(path) as file:
         return bytes(file.read())
+
+
+def _s3(bucket: str, query: str) -> fs.FileSystem:
+    given = dict(parse_qsl(query))
+    if unknown := given.keys() - {"scheme", "endpoint_override", "region"}:
+        raise UserError(f"s3://{bucket}/...?{query}: '{min(unknown)}' is none of scheme, endpoint_override and region")
+    scheme, _, host = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")).rpartition("://")
+    return _s3_system(
+        bucket,
+        given.get("scheme", scheme) or "https",
+        given.get("endpoint_override", host.rstrip("/")),
+        given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    )
+
+
+@lru_cache(maxsize=64)
+def _s3_system(bucket: str, scheme: str, endpoint: str, region: str | None) -> fs.FileSystem:
+    try:
+        if region is None and not endpoint:
+            region = fs.resolve_s3_region(bucket)
+        # Opened late, a small file is one request, all or nothing, instead of three.
+        return fs.S3FileSystem(
+            scheme=scheme, endpoint_override=endpoint or None, region=region, allow_delayed_open=True
+        )
+    except OSError as error:
+        raise UserError(f"s3://{bucket} can't be found ({_reason(error)}): {_S3_MEND}") from error
+
+
+def _put(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
+    with system.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def _write_aside(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
+    aside = f"{path}.{os.getpid()}.part"
+    try:
+        put(system, aside, data)
+        system.move(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            system.delete_file(aside)
+        raise
+
+
+@contextmanager
+def _writing(system: fs.FileSystem, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        mend = "make room, or choose another place" if error.errno == errno.ENOSPC else "choose another place"
+        if isinstance(system, fs.S3FileSystem):
+            path, mend = f"s3://{path}", _S3_MEND
+        raise UserError(f"{path} can't be written ({_reason(error)}): {mend}") from error
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else (str(error).splitlines() or [type(error).__name__])[0]

@@ -2,13 +2,14 @@
 
 The job's working folder carries the packages and the recipe, and no data. Ray puts it first on the path of the job's
 processes, so that they run this code also where another version is installed. It is thrown away with the job: what a
-verb writes needs a place of its own, an absolute path on the cluster or a URI.
+verb writes needs a place of its own, an absolute path on the cluster or a URI. Nothing of this machine's environment
+goes with it: a job's credentials are those of the cluster's nodes.
 """
 
 import argparse
+import hashlib
 import json
 import os
-import secrets
 import shlex
 import shutil
 import sys
@@ -17,14 +18,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.job_client import add_address, open_client
+from pipelines.job_client import add_address, check_python, open_client
 from rtnet.errors import UserError
 
 if TYPE_CHECKING:
     from pipelines.config import Experiment
 
 _HERE = Path(__file__).resolve().parents[1]  # the checkout, or where the packages are installed
-_CODE = ("rtnet", "pipelines", "pyproject.toml")
+_CODE = ("rtnet", "pipelines", "pyproject.toml", "constraints.txt")
 # A job that is stopped ends as by Ctrl-C: with its tracked run closed. Ray's own way is SIGKILL after 3 seconds.
 _STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
 
@@ -46,39 +47,60 @@ def add_arguments(parser: argparse.ArgumentParser, verbs: Iterable[str]) -> None
 def run_command(options: argparse.Namespace) -> None:
     """Submits and follows; exits with status 1 where the job did not succeed.
 
-    Raises UserError for a bad recipe, for places that the job would lose, and for what `open_client` says.
+    Where a job of the same recipe, overrides and verb is under way, that one is followed. Raises UserError for a bad
+    recipe, for places that the job would lose, where one of the same name and another recipe is under way, and for what
+    `open_client` says.
     """
-    from pipelines.job_log import follow, next_steps
+    from pipelines.job_log import follow, next_steps, outcome
+    from pipelines.job_names import start_or_join
 
     verb = options.job_verb
-    experiment, recipes = _load(verb, Path(options.recipe), options.overrides)
+    experiment, recipes, digest = _load(verb, Path(options.recipe), options.overrides)
     _refuse_lost_places(experiment, verb)
     client = open_client(options)
-    job = f"{experiment.name}-{verb}-{secrets.token_hex(3)}"
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = _carry(Path(folder), recipes)
-        command = ["python", "-m", "pipelines.cli", verb, recipe, *options.overrides]
-        environment = {"working_dir": folder, "env_vars": _STOP}
-        client.submit_job(entrypoint=shlex.join(command), submission_id=job, runtime_env=environment)
-    print(f"job {job} is submitted to {client.get_address()}", flush=True)
+    check_python(client)
+
+    def submit(job: str, metadata: dict[str, str]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = _carry(Path(folder), recipes)
+            command = ["python", "-m", "pipelines.cli", verb, recipe, *options.overrides]
+            environment = {"working_dir": folder, "env_vars": _STOP}
+            client.submit_job(
+                entrypoint=shlex.join(command), submission_id=job, runtime_env=environment, metadata=metadata
+            )
+
+    job, new = start_or_join(client, f"{experiment.name}-{verb}", digest, submit)
+    if new:
+        print(f"job {job} is submitted to {client.get_address()}", flush=True)
+    else:
+        print(f"job {job} of the same recipe {outcome(client.get_job_info(job))}: nothing is started", flush=True)
     if options.no_wait:
         print(next_steps(client, job))
     elif status := follow(client, job):
         sys.exit(status)
 
 
-def _load(verb: str, recipe: Path, overrides: list[str]) -> tuple["Experiment", list[Path]]:
-    """The experiment and the files it is in; of a sweep what its trials share, and its own file first."""
+def _load(verb: str, recipe: Path, overrides: list[str]) -> tuple["Experiment", list[Path], str]:
+    """The experiment, the files that it is in, and a digest of its content.
+
+    Of a sweep what its trials share, and its own file first.
+    """
     from pipelines.config import load_experiment
 
     if verb != "tune":
-        return load_experiment(recipe, overrides), [recipe]
+        experiment = load_experiment(recipe, overrides)
+        return experiment, [recipe], _digest(experiment.model_dump(mode="json"))
     from pipelines.sweep import load_sweep
 
     sweep, experiment = load_sweep(recipe, overrides)
     if Path(sweep.recipe).is_absolute():
         raise UserError(f"sweep {recipe}: recipe={sweep.recipe}: name it from the sweep's folder, so that both travel")
-    return experiment, [recipe, recipe.parent / sweep.recipe]
+    content = [experiment.model_dump(mode="json"), sweep.model_dump(mode="json")]
+    return experiment, [recipe, recipe.parent / sweep.recipe], _digest(content)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _carry(folder: Path, recipes: list[Path]) -> str:
@@ -106,35 +128,19 @@ def _carry(folder: Path, recipes: list[Path]) -> str:
 def _refuse_lost_places(experiment: "Experiment", verb: str) -> None:
     """UserError naming the fields whose relative path would lie in the job's own folder."""
     from pipelines.config import expand_stages
+    from pipelines.places import places_of
 
     lost = dict.fromkeys(
-        f"{field}={place}"
+        f"{place.field}={place.uri}"
         for one in (experiment, *expand_stages(experiment))
-        for field, place in _places(one, verb).items()
-        if place is not None and _relative(place)
+        for place in places_of(one, verb)
+        if _relative(place.uri)
     )
     if lost:
         raise UserError(
             f"{', '.join(lost)}: a job's own folder is thrown away with it, and holds no data: give an absolute path "
             f"on the cluster, or a URI, as in {next(iter(lost)).split('=')[0]}=/shared/..."
         )
-
-
-def _places(experiment: "Experiment", verb: str) -> dict[str, str | None]:
-    """Field -> where a verb writes, or reads what is too big to be carried."""
-    places = {
-        "storage": experiment.storage,
-        "data.dataset": experiment.data.dataset,
-        "tracking.uri": experiment.tracking.uri,
-        "prediction.output": experiment.prediction.output,
-        "evaluation.masks": experiment.evaluation.masks,
-        "evaluation.output": experiment.evaluation.output,
-    }
-    if verb == "prepare":
-        for name, source in experiment.data.sources.items():
-            places[f"data.sources.{name}.path"] = source.path
-            places[f"data.sources.{name}.annotations"] = source.annotations
-    return places
 
 
 def _relative(place: str) -> bool:

@@ -21,12 +21,14 @@ from pipelines.config import Experiment, expand_stages
 from pipelines.dataset import Dataset
 from pipelines.initial_weights import initial_state
 from pipelines.lock import sole_writer
+from pipelines.places import check_reachable, check_shared, places_of
 from pipelines.registry import MODEL_FILE, register_model
+from pipelines.resources import check_resources
 from pipelines.run_folder import STOPPED, RunFolder, decisive_settings
 from pipelines.session import ray_session
 from pipelines.storage import absolute, open_storage, read_bytes
 from pipelines.system_metrics import system_metrics
-from pipelines.train_checks import check_data, check_resources
+from pipelines.train_checks import check_data
 from rtnet.checkpoint import network_of, save_model
 from rtnet.config import RTNetConfig
 from rtnet.errors import UserError
@@ -51,6 +53,7 @@ def run(experiment: Experiment) -> None:
             RTNetConfig(stage.model.backbone, stage.model.streams)
         except UserError as error:
             raise UserError(f"recipe {stage.name}, model.backbone: {error}") from error
+        check_reachable(places_of(stage, "train"))
         check_data(stage, Dataset(stage.data.dataset))
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
@@ -80,20 +83,24 @@ def train_one(
     with sole_writer(*folder.place, f"run {folder.uri}"):
         folder.remove_torn()
         fresh = None if folder.epochs() else initial_state(experiment)
-        tracked = _tracked_run(experiment, folder, dataset, parent)
-        print(f"training {experiment.name} in {folder.uri}, tracked in {tracked.uri}", flush=True)
-        try:
-            with ray_session(), system_metrics(tracked):
-                check_resources(experiment.scaling)
+        tracking.reach_store(tracking.tracking_uri(experiment))
+        with ray_session():
+            check_resources(experiment.scaling)
+            if not parent:  # else the sweep has looked
+                check_shared(places_of(experiment, "train"))
+            tracked = _tracked_run(experiment, folder, dataset, parent)
+            print(f"training {experiment.name} in {folder.uri}, tracked in {tracked.uri}", flush=True)
+            try:
                 if fresh is not None:  # from here on the run is begun, with these settings
                     folder.claim(settings)
                     folder.write_epoch(0, fresh)
                 if folder.epochs()[-1] < experiment.training.phases[-1].last_epoch or callbacks:
-                    _fit(experiment, folder, tracked, callbacks)
-            return _finish(experiment, folder, tracked, dataset, register)
-        except BaseException as failure:
-            tracked.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
-            raise
+                    with system_metrics(tracked):
+                        _fit(experiment, folder, tracked, callbacks)
+                return _finish(experiment, folder, tracked, dataset, register)
+            except BaseException as failure:
+                tracked.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
+                raise
 
 
 def best_epoch(folder: RunFolder) -> tuple[int, dict[str, float]]:
@@ -161,6 +168,7 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
     from pipelines.train_worker import train_worker
 
     scaling = experiment.scaling
+    system, storage = open_storage(experiment.storage)  # Ray itself would look for an object store elsewhere
     drop_torn_snapshot(folder)
     if folder.read(STOPPED) is not None:
         folder.delete(STOPPED)
@@ -173,7 +181,8 @@ def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callb
         ),
         run_config=RunConfig(
             name=experiment.name,
-            storage_path=experiment.storage,
+            storage_path=storage,
+            storage_filesystem=system,
             callbacks=[TrackEpochs(tracked, folder), *callbacks],
             logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),

@@ -1,4 +1,4 @@
-"""What is looked at before a training begins: whether its data and its cluster can carry it."""
+"""What is looked at before a training begins: whether its data can carry it."""
 
 from collections import Counter
 
@@ -6,8 +6,7 @@ import numpy as np
 
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
-from pipelines.loader import READ_CPUS, Schedule
-from pipelines.sections import Scaling
+from pipelines.loader import Schedule
 from pipelines.validation import validation_rows
 from rtnet.errors import UserError
 
@@ -38,28 +37,3 @@ def warn_of_mixed_flow(dataset: Dataset, rows: np.ndarray) -> None:
     if len(views) > 1:
         made_by = ", ".join(f"{name} ({count} views)" for name, count in views.most_common())
         print(f"warning: the flow of {dataset.uri} is a mixture: {made_by}", flush=True)
-
-
-def check_resources(scaling: Scaling) -> None:
-    """Ray would wait forever for what isn't there."""
-    import ray
-
-    cluster, needed = ray.cluster_resources(), resources_needed(scaling)
-    short = {kind: cluster.get(kind, 0.0) for kind, amount in needed.items() if cluster.get(kind, 0.0) < amount}
-    if not short:
-        return
-    asked = " and ".join(f"{needed[kind]:g} {kind}s" for kind in short)
-    there = " and ".join(f"{amount:g}" for amount in short.values())
-    mends = ["lower scaling.num_workers"] if scaling.num_workers > 1 else []
-    mends += ["lower scaling.cpus_per_worker"] if "CPU" in short else []
-    mends += ["set scaling.use_gpu=false"] if "GPU" in short else []
-    raise UserError(
-        f"scaling.num_workers={scaling.num_workers} asks, with the tasks that read, for {asked}, and the cluster has "
-        f"{there}: {', or '.join(mends)}"
-    )
-
-
-def resources_needed(scaling: Scaling) -> dict[str, float]:
-    """What a training takes of a cluster, its reading tasks included."""
-    needed = {"CPU": scaling.num_workers * scaling.cpus_per_worker + READ_CPUS}
-    return needed | ({"GPU": float(scaling.num_workers)} if scaling.use_gpu else {})

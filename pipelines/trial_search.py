@@ -16,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from pipelines import train
 from pipelines.config import Experiment
 from pipelines.lock import BeingWrittenError
+from pipelines.storage import open_storage
 from pipelines.sweep import Domain, Overrides, Sweep, points, trial_experiment, trial_name
 from pipelines.trial_reports import ReportEpochs, WriteTrials, report_of
 from pipelines.trials import LAST_EPOCH, SweepFolder, Trial
@@ -40,6 +41,7 @@ def run_trials(
     """
     for name in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):  # of failed trials and files not wanted
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    system, path = open_storage(folder.uri)
     plan = points(sweep)
     left = [number for number, point in enumerate(plan) if not _has_ended(known, trial_name(number, point))]
     drawn = sweep.search.trials - sum(trial.ended for trial in known.values())
@@ -60,7 +62,8 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=folder.uri,
+            storage_path=path,
+            storage_filesystem=system,
             verbose=0,
             callbacks=[WriteTrials(folder, known, sweep.metric, ended)],
         ),

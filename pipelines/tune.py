@@ -19,11 +19,13 @@ from pipelines import tracking, train
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.lock import sole_writer
+from pipelines.places import check_reachable, check_shared, places_of
+from pipelines.resources import check_resources, resources_needed
 from pipelines.run_folder import RunFolder, decisive_settings
 from pipelines.session import ray_session
 from pipelines.storage import absolute, open_storage
 from pipelines.sweep import Sweep, candidates, load_sweep, points, trial_experiment
-from pipelines.train_checks import check_data, check_resources, resources_needed
+from pipelines.train_checks import check_data
 from pipelines.trials import SweepFolder, Trial, as_csv, as_text, table
 from rtnet.errors import UserError
 
@@ -49,6 +51,8 @@ def run(sweep: Sweep, base: Experiment) -> None:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     base = _absolute(base)
+    places = places_of(base, "tune")
+    check_reachable(places)
     folder = SweepFolder(f"{base.storage}/{sweep.name}")
     dataset = Dataset(base.data.dataset)
     system, path = open_storage(folder.uri)
@@ -61,6 +65,7 @@ def run(sweep: Sweep, base: Experiment) -> None:
         with ray_session():
             check_data(base, dataset)
             at_once = _at_once(sweep, base)
+            check_shared(places)
             parent = _parent_run(sweep, base, folder)
             print(f"sweep {sweep.name} in {folder.uri}, tracked in {parent.uri}", flush=True)
             try:
@@ -122,14 +127,13 @@ def _at_once(sweep: Sweep, base: Experiment) -> int:
     """How many trials run at the same time; UserError where there is no room for one, or for those wanted."""
     import ray
 
-    there, room = ray.cluster_resources(), []
-    for overrides in candidates(sweep):
-        scaling = trial_experiment(base, "candidate", overrides).scaling
-        check_resources(scaling)
-        room += [int(there[kind] / amount) for kind, amount in resources_needed(scaling).items()]
-    if sweep.at_once is not None and sweep.at_once > min(room):
-        raise UserError(f"sweep {sweep.name}: at_once is {sweep.at_once}, and the cluster has room for {min(room)}")
-    return sweep.at_once or min(room)
+    scalings = [trial_experiment(base, "candidate", overrides).scaling for overrides in candidates(sweep)]
+    for scaling in dict.fromkeys(scalings):
+        check_resources(scaling, sweep.at_once or 1)
+    if sweep.at_once is not None:
+        return sweep.at_once
+    there = ray.cluster_resources()
+    return max(1, min(int(there[kind] / n) for one in scalings for kind, n in resources_needed(one).items()))
 
 
 def _close_run(base: Experiment, trial: Trial) -> None:
