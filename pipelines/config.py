@@ -111,7 +111,7 @@ def expand_stages(experiment: Experiment) -> list[Experiment]:
 def read_yaml(path: str | Path, what: str) -> dict[str, Any]:
     """A YAML file of named sections; UserError naming `what` it was to be and the file where it is none."""
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Yaml)
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Yaml)  # noqa: S506 - it is a SafeLoader
     except OSError as error:
         raise UserError(f"{what} {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, ValueError) as error:
@@ -136,7 +136,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"override '{text}': write it as section.field=value")
     try:
-        return key, yaml.load(value, Loader=_Yaml)
+        return key, yaml.load(value, Loader=_Yaml)  # noqa: S506
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"override '{text}': the value is not YAML") from error
 

@@ -53,7 +53,7 @@ def open_client(options: argparse.Namespace) -> "JobSubmissionClient":
     """
     address = _address(options)
     choose_authentication(local=False)
-    _warn_of_plain_http(address)
+    warn_of_plain_http(address)
     import ray
 
     try:
@@ -108,7 +108,7 @@ def _address(options: argparse.Namespace) -> str:
     return str(address)
 
 
-def _warn_of_plain_http(address: str) -> None:
+def warn_of_plain_http(address: str) -> None:
     parts = urlsplit(address)
     if parts.scheme == "http" and os.environ.get("RAY_AUTH_MODE") == "token" and not _is_loopback(parts.hostname or ""):
         print(

@@ -83,8 +83,8 @@ class _Log:
                 if not self._known:
                     raise
                 raise UserError(
-                    f"{self._client.get_address()} knows no job {self._job} any more: its head node was begun anew, and "
-                    "the job ended with the old one; submitted again it continues"
+                    f"{self._client.get_address()} knows no job {self._job} any more: its head node was begun anew, "
+                    "and the job ended with the old one; submitted again it continues"
                 ) from error
             except (UnreachableError, aiohttp.ClientError, OSError, RuntimeError) as error:
                 whole = False
@@ -115,7 +115,7 @@ class _Log:
             print(f"lost {address} ({reason(error)}); trying again", file=sys.stderr)
         elif time.monotonic() - self._lost > _PATIENCE:
             raise UnreachableError(
-                f"nobody answers at {address} for {_PATIENCE:.0f} seconds: where its head node has died, job {self._job} "
-                f"has too, and continues when it is submitted again; else `rtnet jobs logs {self._job} --follow` takes "
+                f"nobody answers at {address} for {_PATIENCE:.0f} seconds: if its head node has died, job {self._job} "
+                f"has too, and continues when it is submitted again; else rtnet jobs logs {self._job} --follow takes "
                 "it up"
             ) from error

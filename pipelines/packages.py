@@ -25,8 +25,8 @@ def check_packages(folder: Path = _HERE) -> None:
     there the code was installed, and with it what it needs.
     """
     if sys.version_info < OLDEST_PYTHON:
-        raise UserError(f"{sys.executable} is Python {sys.version.split()[0]}: {'.'.join(map(str, OLDEST_PYTHON))} is the "
-                        "oldest that this code runs with")  # fmt: skip
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise UserError(f"{sys.executable} is Python {sys.version.split()[0]}, and this code needs {oldest} or newer")
     if not (folder / "pyproject.toml").is_file():
         return
     try:

@@ -110,7 +110,8 @@ def content_of(path: str) -> str:
     """What is at a path, by a folder's names, or a file's size and first mebibyte: a copy elsewhere has the same."""
     try:
         if Path(path).is_dir():
-            return hashlib.sha256("\0".join(sorted(os.listdir(path))).encode()).hexdigest()
+            names = sorted(inner.name for inner in Path(path).iterdir())
+            return hashlib.sha256("\0".join(names).encode()).hexdigest()
         with Path(path).open("rb") as file:
             return f"{os.fstat(file.fileno()).st_size} {hashlib.sha256(file.read(1 << 20)).hexdigest()}"
     except OSError:

@@ -86,7 +86,8 @@ def _require(bundles: Sequence[Bundle], asks: str, mends: Sequence[str], mends_o
     else:  # enough, but not on the same nodes
         short = dict(bundles[0])
         asked = f"{len(bundles)} times up to {_in_words(bundles[0])} on one node"
-        there = f"the nodes have {'; '.join(_in_words({kind: node.get(kind, 0.0) for kind in short}) for node in nodes)}"
+        have = [_in_words({kind: node.get(kind, 0.0) for kind in short}) for node in nodes]
+        there = f"the nodes have {'; '.join(have)}"
     problem = f"{asks} for {asked}, and {there}"
     if _autoscaling() is not None:
         print(f"{problem}: waiting for it to grow", flush=True)
@@ -118,7 +119,7 @@ def _wait(bundles: Sequence[Bundle]) -> str:
                 return f"did not grow to that within {_LIMIT / 60:.0f} minutes"
             if now - said > _LINES:
                 said = now
-                print(f"still waiting for the cluster to grow, {(now - begun) / 60:.0f} minutes{_in_hand(state)}", flush=True)
+                print(f"waiting for {(now - begun) / 60:.0f} minutes{_in_hand(state)}", flush=True)
     finally:
         remove_placement_group(group)
     return ""

@@ -33,7 +33,7 @@ def ray_session() -> Iterator[None]:
 
     Raises UserError where the cluster of RAY_ADDRESS can't be reached, or is of another Ray or Python.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or None
     if address is not None and "://" in address:
         raise UserError(
             f"RAY_ADDRESS={address}: a verb runs on a node of its cluster: give that node's RAY_ADDRESS=auto or "
@@ -55,7 +55,7 @@ def ray_session() -> Iterator[None]:
         try:
             ray.init(address=address, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-            raise UserError(_no_cluster(address, str(error))) from error
+            raise UserError(no_cluster(address, str(error))) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray's own way prints its stack
     quieten_ray_data()
@@ -65,7 +65,7 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
-def _no_cluster(address: str, said: str) -> str:
+def no_cluster(address: str, said: str) -> str:
     versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
     if "Version mismatch" in said and len(versions) == 2:
         theirs, ours = (f"Ray {ray} with Python {python}" for ray, python in versions)

@@ -8,8 +8,8 @@ the same.
 import errno
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -108,7 +108,9 @@ def _s3(bucket: str, query: str) -> fs.FileSystem:
     given = dict(parse_qsl(query))
     if unknown := given.keys() - {"scheme", "endpoint_override", "region"}:
         raise UserError(f"s3://{bucket}/...?{query}: '{min(unknown)}' is none of scheme, endpoint_override and region")
-    scheme, _, host = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")).rpartition("://")
+    scheme, _, host = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")).rpartition(
+        "://"
+    )
     return _s3_system(
         bucket,
         given.get("scheme", scheme) or "https",

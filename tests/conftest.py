@@ -1,6 +1,8 @@
-"""What all tests share: one Ray, where the real data lies, and a generated clip where it does not."""
+"""What all tests share: one Ray, an S3 server, where the real data lies, and a generated clip where it does not."""
 
+import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,29 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SHARED_DATA: Path | None = _SHARED if _SHARED.is_dir() else None
+
+with socket.create_server(("127.0.0.1", 0)) as _free:
+    S3_PORT = _free.getsockname()[1]
+# Before Ray starts: its processes have the environment of their beginning, and what else names no store.
+os.environ |= {
+    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{S3_PORT}",
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """s3://NAME of a bucket on an S3 server of this machine, which the environment names."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", S3_PORT, verbose=False)
+    server.start()
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    yield "s3://bucket"
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.registry import resolve_model
 from rtnet.data.clip import write_clip
+from tests.relay import Relay
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -56,7 +57,17 @@ Environment = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+def head() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The head node that runs, once there is one."""
+    running: list[subprocess.Popen[bytes]] = []
+    yield running
+    for process in running:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, head: list[subprocess.Popen[bytes]]) -> Environment:
     """The environment of a user of a fresh head node, with a token of its own."""
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
@@ -64,14 +75,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": f"{BIN}:{os.environ['PATH']}"}
     environment |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
     for _ in range(3):  # Ray's time to start is fixed: a loaded machine exceeds it
-        head = _start_head(environment)
-        try:
-            if _takes_jobs(head, environment):
-                yield environment
-                return
-        finally:
-            head.terminate()
-            head.wait(60)
+        head.append(_start_head(environment))
+        if _takes_jobs(head[0], environment):
+            return environment
+        _kill_head(head.pop())
     pytest.fail("no head node within three attempts")
 
 
@@ -117,6 +124,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(root / "clip", {"train": ["a"], "val": ["b"]}, frames=4, height=32, width=56)
     (root / "job.yaml").write_text(RECIPE.format(root=root))
     (root / "ran").mkdir()
+    for file in ("pyproject.toml", "constraints.txt"):
+        (root / "checkout").mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, root / "checkout")
     for package in ("rtnet", "pipelines"):
         shutil.copytree(ROOT / package, root / "checkout" / package, ignore=shutil.ignore_patterns("__pycache__"))
     for module, mark in MARKS.items():
@@ -134,48 +144,91 @@ def _submit(environment: Environment, root: Path, *arguments: str) -> str:
 def test_a_job_prepares_and_trains_with_the_submitters_code(cluster: Environment, root: Path) -> None:
     for verb in ("prepare", "train"):
         said = _submit(cluster, root, verb, str(root / "job.yaml"))
-        assert f"job job-{verb}-" in said and " succeeded after 0:0" in said
+        assert f"job job-{verb}-1 is submitted" in said and " succeeded after 0:0" in said
     ran = [path.read_text() for path in (root / "ran").iterdir()]
     assert len(ran) > 1, "the driver and its worker"
     assert all("_ray_pkg_" in file for file in ran), ran
     assert resolve_model(f"sqlite:///{root}/runs/mlflow.db", "models:/rtnet@best").version == 1
 
 
-def test_plain_ray_job_submit_goes_on_where_it_was(cluster: Environment, root: Path) -> None:
-    said = _run(cluster, "ray", "job", "submit", *ADDRESS, "--", "rtnet", "train", str(root / "job.yaml"))
+def test_plain_ray_job_submit_does_the_same(cluster: Environment, root: Path) -> None:
+    command = ["ray", "job", "submit", *ADDRESS, "--working-dir", str(root / "checkout"), "--"]
+    said = _run(cluster, *command, "python", "-m", "pipelines.cli", "train", str(root / "job.yaml"))
     assert "succeeded" in said and "finished" in said
 
 
 def test_a_job_that_fails_ends_with_what_it_said_last(cluster: Environment, root: Path) -> None:
     command = ["rtnet", "submit", "evaluate", str(root / "job.yaml"), "evaluation.masks=/nowhere", *ADDRESS]
     last = _run(cluster, *command, status=1).splitlines()[-1]
-    assert "failed with exit status 2 after" in last and "rtnet evaluate: " in last and "/nowhere" in last
+    assert "job job-evaluate-1 failed with exit status 2 after" in last
+    assert "rtnet evaluate: " in last and "/nowhere" in last
+
+
+def test_a_recipe_that_wants_more_gpus_than_there_are_is_refused_within_a_minute(
+    cluster: Environment, root: Path
+) -> None:
+    begun = time.monotonic()
+    for verb, wish in (("train", "scaling.use_gpu=true"), ("predict", "prediction.gpus_per_actor=1")):
+        arguments = [verb, str(root / "job.yaml"), "name=greedy", wish, "prediction.split=val"]
+        last = _run(cluster, "rtnet", "submit", *arguments, *ADDRESS, status=1).splitlines()[-1]
+        assert "for 1 GPUs, and the cluster has 0" in last and wish.split("=")[0] in last
+    assert time.monotonic() - begun < 2 * 60
+
+
+def test_a_job_submitted_twice_at_the_same_moment_is_one_and_another_recipe_waits_for_its_end(
+    cluster: Environment, root: Path
+) -> None:
+    job = "job-evaluate-2"  # the first one has failed
+    both = [_begin(cluster, root, "evaluate", str(root / "job.yaml"), "--no-wait") for _ in range(2)]
+    said = sorted(process.communicate(timeout=120)[0].splitlines()[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0].startswith(f"job {job} is submitted to")
+    assert said[1].startswith(f"job {job} of the same recipe is ") and said[1].endswith(": nothing is started")
+    command = ["rtnet", "submit", "evaluate", str(root / "job.yaml"), "seed=1", *ADDRESS]
+    refused = _run(cluster, *command, status=2)
+    assert f"job {job} is " in refused and f"rtnet jobs stop {job}" in refused and refused.count("\n") == 1
 
 
 def test_jobs_are_listed_followed_and_stopped(cluster: Environment, root: Path) -> None:
+    job = "job-evaluate-2"
     said = _submit(cluster, root, "evaluate", str(root / "job.yaml"), "--no-wait")
-    job = said.split()[1]
+    assert "nothing is started" in said
     assert f"follow it: rtnet jobs logs {job} --follow {' '.join(ADDRESS)}" in said
-    with _following(cluster, job) as follower:
+    with _following(cluster, "job-evaluate") as follower:
         assert "asleep" in _until("asleep", follower)
         follower.send_signal(signal.SIGINT)
         _, said = follower.communicate(timeout=60)
     assert follower.returncode == 1 and f"job {job} goes on" in said and f"rtnet jobs stop {job} --address" in said
     rows = {line.split()[0]: line.split()[1] for line in _run(cluster, "rtnet", "jobs", *ADDRESS).splitlines()}
-    assert rows["job"] == "status" and rows[job] == "running"
-    assert "is running" in _run(cluster, "rtnet", "jobs", "status", job, *ADDRESS)
+    assert rows["job"] == "status" and rows[job] == "running" and rows["job-train-1"] == "succeeded"
+    rows = {line.split()[0] for line in _run(cluster, "rtnet", "jobs", "list", "job-evaluate", *ADDRESS).splitlines()}
+    assert rows == {"job", job, "job-evaluate-1"}
+    assert f"{job}\nstatus     is running" in _run(cluster, "rtnet", "jobs", "status", "job-evaluate", *ADDRESS)
     assert f"job {job} was stopped" in _run(cluster, "rtnet", "jobs", "stop", job, *ADDRESS)
-    assert f"job {job} had ended: it was stopped" in _run(cluster, "rtnet", "jobs", "stop", job, *ADDRESS)
+    assert f"job {job} had ended: it was stopped" in _run(cluster, "rtnet", "jobs", "stop", "job-evaluate", *ADDRESS)
     said = _run(cluster, "rtnet", "jobs", "logs", job, *ADDRESS)
     assert "rtnet evaluate: stopped; the same command continues" in said
     assert "no-such does not exist" in _run(cluster, "rtnet", "jobs", "logs", "no-such", *ADDRESS, status=2)
+
+
+def test_a_job_takes_nothing_of_the_submitters_environment_along(cluster: Environment, root: Path) -> None:
+    """Not the credentials: those are the nodes'."""
+    code = f"""
+from ray.job_submission import JobSubmissionClient
+for job in JobSubmissionClient("{ADDRESS[1]}").list_jobs():
+    if (job.submission_id or "").startswith("job-"):
+        print(sorted(job.runtime_env), job.runtime_env["env_vars"], sorted(job.metadata))
+"""
+    said = _run(cluster, "python", "-c", code)
+    told = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    assert set(said.splitlines()) == {f"['env_vars', 'working_dir'] {told} ['rtnet_recipe']"}
 
 
 def test_a_lost_connection_is_taken_up_again(cluster: Environment) -> None:
     count = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 2; done"
     name = ["--submission-id", "counter", "--no-wait"]
     _run(cluster, "ray", "job", "submit", *ADDRESS, *name, "--", "sh", "-c", count)
-    with _Relay(DASHBOARD) as relay, _following(cluster, "counter", relay.port) as follower:
+    with Relay(DASHBOARD) as relay, _following(cluster, "counter", relay.port) as follower:
         said = _until("line 2", follower)
         relay.cut()
         rest, complaint = follower.communicate(timeout=60)
@@ -183,8 +236,29 @@ def test_a_lost_connection_is_taken_up_again(cluster: Environment) -> None:
     assert follower.returncode == 0 and "job counter succeeded" in rest and "trying again" in complaint
 
 
-def _following(environment: Environment, job: str, port: int = DASHBOARD) -> subprocess.Popen[str]:
-    command = [str(BIN / "rtnet"), "jobs", "logs", job, "--follow", "--address", f"http://127.0.0.1:{port}"]
+def _begin(environment: Environment, root: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`_submit`, without waiting for it."""
+    environment = environment | {"PYTHONPATH": str(root / "checkout")}
+    command = [str(BIN / "python"), "-m", "pipelines.cli", "submit", *arguments, *ADDRESS]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=root / "checkout")
+
+
+def _following(
+    environment: Environment, job: str, port: int = DASHBOARD, patience: float = 120
+) -> subprocess.Popen[str]:
+    """`rtnet jobs logs JOB --follow`, which tries for so many seconds where nobody answers."""
+    code = f"import sys, pipelines.cli as c, pipelines.job_log as log; log._PATIENCE = {patience}; sys.exit(c.main())"
+    command = [
+        str(BIN / "python"),
+        "-c",
+        code,
+        "jobs",
+        "logs",
+        job,
+        "--follow",
+        "--address",
+        f"http://127.0.0.1:{port}",
+    ]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -212,42 +286,120 @@ def test_a_token_that_is_missing_or_wrong_is_one_line(
     assert said in line and line.count("\n") == 1 and "~/.ray/auth_token" in line
 
 
-class _Relay:
-    """A port that leads to another one of this machine, until it is cut."""
-
-    def __init__(self, target: int) -> None:
-        self._target, self._ends = target, list[socket.socket]()
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._door.getsockname()[1])
-
-    def __enter__(self) -> "_Relay":
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._door.close()
-        self.cut()
-
-    def cut(self) -> None:
-        """Breaks all connections; new ones are welcome."""
-        for end in self._ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        self._ends.clear()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                near, _ = self._door.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
-                self._ends += [near, far]
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=_pour, args=(one, other), daemon=True).start()
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (f"http://127.0.0.1:{PORT}", "no Ray dashboard"),  # where nodes and drivers come
+        ("http://127.0.0.1:9", "nobody answers"),
+        ("http://no-such-host.invalid:8265", "nobody answers"),
+    ],
+)
+def test_a_wrong_address_is_one_line(cluster: Environment, address: str, said: str) -> None:
+    line = _run(cluster, "rtnet", "jobs", "--address", address, status=2)
+    assert said in line and address in line and line.count("\n") == 1
 
 
-def _pour(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "f" * 32}, "token"),
+        ({"RAY_ADDRESS": "127.0.0.1:9"}, "RAY_ADDRESS=127.0.0.1:9"),
+        ({"RAY_ADDRESS": f"127.0.0.1:{DASHBOARD}"}, f"RAY_ADDRESS=127.0.0.1:{DASHBOARD}"),
+    ],
+)
+def test_a_verb_that_may_not_join_its_cluster_says_so_in_one_line(
+    cluster: Environment, root: Path, variables: Environment, said: str
+) -> None:
+    line = _joining(cluster | variables, root)
+    assert said in line and line.count("\n") == 1
+
+
+def test_a_verb_of_another_ray_than_its_clusters_says_so_in_one_line(cluster: Environment, root: Path) -> None:
+    with _another_version(cluster):
+        line = _joining(cluster, root)
+    assert "runs Ray 2.44.1 with Python 3.12.9, and this is Ray 2." in line and line.count("\n") == 1
+
+
+def _joining(environment: Environment, root: Path) -> str:
+    """What `rtnet train` says where it is refused by the cluster of RAY_ADDRESS."""
+    environment = {"RAY_ADDRESS": f"127.0.0.1:{PORT}"} | environment
+    return _run(environment, "rtnet", "train", str(root / "job.yaml"), "name=joining", status=2)
+
+
+@contextmanager
+def _another_version(environment: Environment) -> Iterator[None]:
+    """As if the head had been started by another Ray and Python: it tells all who come."""
+    code = f"""
+import sys
+from ray._raylet import GcsClient
+gcs = GcsClient(address="127.0.0.1:{PORT}")
+key, space = b"CLUSTER_METADATA", b"cluster"
+if sys.argv[1]:
+    gcs.internal_kv_put(key, sys.argv[1].encode(), True, namespace=space)
+print(gcs.internal_kv_get(key, namespace=space).decode())
+"""
+    before = _run(environment, "python", "-c", code, "").splitlines()[-1]
+    _run(environment, "python", "-c", code, '{"ray_version": "2.44.1", "python_version": "3.12.9"}')
+    yield
+    _run(environment, "python", "-c", code, before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a node a disk of its own")
+def test_what_is_on_one_nodes_disk_is_refused_before_anything_starts(cluster: Environment, root: Path) -> None:
+    (root / "private").mkdir()
+    node = f"mount -t tmpfs none {root}/private && exec {BIN}/ray start --address 127.0.0.1:{PORT} --num-cpus 1 --block"
+    second = subprocess.Popen(["unshare", "--mount", "sh", "-c", node], env=cluster)
+    code = f"""
+import time, ray
+from pipelines.places import Place, check_shared
+from pipelines.session import ray_session
+from rtnet.errors import UserError
+with ray_session():
+    while sum(node["Alive"] for node in ray.nodes()) < 2:
+        time.sleep(0.2)
+    check_shared([Place("storage", "{root}/runs", "written"), Place("data.sources.clip.path", "{root}/clip", "read")])
+    for place in (Place("data.dataset", "{root}/private/data", "written"),
+                  Place("prediction.model", "{root}/private/model", "driver"),
+                  Place("tracking.uri", "sqlite:///{root}/private/mlflow.db", "written"),
+                  Place("evaluation.masks", "{root}/private", "read")):
+        try:
+            check_shared([place])
+        except UserError as error:
+            print(error)
+"""
+    try:
+        said = _run(cluster | {"RAY_ADDRESS": f"127.0.0.1:{PORT}"}, "python", "-c", code)
+    finally:
+        second.terminate()
+        second.wait(60)
+    lines = [line for line in said.splitlines() if "is on the disk of node" in line]
+    assert [line.split("=")[0] for line in lines] == ["data.dataset", "tracking.uri", "evaluation.masks"], said
+    assert "does not see what is written there: name a folder that all nodes mount" in lines[0]
+    assert not list(root.rglob("claims/*")), "what was left for the nodes to find is gone"
+
+
+def test_a_head_that_dies_during_a_job_is_one_line_and_one_that_comes_back_another(
+    cluster: Environment, head: list[subprocess.Popen[bytes]]
+) -> None:
+    """The last test: its cluster is another one then."""
+    name = ["--submission-id", "orphan", "--no-wait"]
+    _run(cluster, "ray", "job", "submit", *ADDRESS, *name, "--", "sh", "-c", "echo begun; sleep 300")
+    patient, impatient = _following(cluster, "orphan"), _following(cluster, "orphan", patience=3)
+    for follower in (patient, impatient):
+        assert "begun" in _until("begun", follower)
+    _kill_head(head.pop())
+    _, complaint = impatient.communicate(timeout=60)
+    lost, last = complaint.splitlines()
+    assert impatient.returncode == 2 and lost.startswith("lost http://") and "if its head node has died" in last
+    head.append(_start_head(cluster))
+    assert _takes_jobs(head[0], cluster)
+    _, complaint = patient.communicate(timeout=60)
+    assert patient.returncode == 2 and "knows no job orphan any more: its head node was begun anew" in complaint
+
+
+def _kill_head(head: subprocess.Popen[bytes]) -> None:
+    for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+        with suppress(psutil.Error):
+            process.kill()
+    head.wait(60)

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pyarrow import fs
 
-from pipelines import predict, prepare, registry, tracking
+from pipelines import cli, evaluate, predict, prepare, registry, tracking
 from pipelines.config import Experiment, validate
 from pipelines.dataset import Dataset
+from pipelines.storage import open_storage, read_bytes
 from rtnet.checkpoint import load_model, save_model
 from rtnet.config import RTNetConfig
 from rtnet.data.clip import write_clip
@@ -214,7 +216,7 @@ def test_a_missing_alias_a_missing_file_or_a_missing_gpu_is_one_line_and_writes_
         predict.run(_experiment(root, output=str(target), split="test"))
     assert not target.exists()
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="1 GPUs and the cluster has 0"):
+        with pytest.raises(UserError, match="1 GPUs, and the cluster has 0"):
             predict.run(_experiment(root, output=str(target), gpus_per_actor=1.0))
     assert not (target / "masks").exists()
 
@@ -252,6 +254,35 @@ def test_frames_that_nobody_prepared_have_the_maps_of_the_dataset_and_changed_on
     predict.run(experiment)
     assert f"predicting {FRAMES} frames" in capsys.readouterr().out
     assert (target / "maps" / "drift" / "00000.png").stat().st_mtime_ns == kept
+
+
+def test_an_object_store_holds_the_same_predictions_and_scores_as_a_disk(
+    output: Path, root: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def experiment(storage: str) -> Experiment:
+        sections = _experiment(root).model_dump(mode="json") | {"storage": storage}
+        dataset = {"dataset": f"{bucket}/predict/dataset"} if storage != str(root / "runs") else {}
+        sections["data"] |= dataset
+        sections["tracking"]["uri"] = f"sqlite:///{root}/runs/mlflow.db"
+        return validate(sections, "test")
+
+    remote, local = experiment(f"{bucket}/predict/runs"), experiment(str(root / "runs"))
+    for verb in (prepare, predict, evaluate):
+        verb.run(remote)
+    evaluate.run(local)
+    predict.run(remote)
+    assert "nothing to do" in capsys.readouterr().out
+    system, place = open_storage(f"{bucket}/predict/runs/toy")
+    found = system.get_file_info(fs.FileSelector(place, recursive=True))
+    there = {info.path.removeprefix(f"{place}/") for info in found if info.type == fs.FileType.File}
+    assert there == {f"predictions/{name}" for name in _files(output)} | {
+        "evaluation/scores.csv",
+        "evaluation/scores.json",
+    }
+    for name in there - {"evaluation/scores.json"}:
+        assert read_bytes(system, f"{place}/{name}") == (root / "runs" / "toy" / name).read_bytes(), name
+    assert cli.main(["report", f"{bucket}/predict/runs/toy/evaluation", "--output", f"{bucket}/report.html"]) == 0
+    assert b"toy" in read_bytes(*open_storage(f"{bucket}/report.html"))
 
 
 def test_the_statistics_say_of_every_frame_what_its_map_and_mask_say(

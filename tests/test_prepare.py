@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -235,36 +234,19 @@ def _own_ray() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of an S3 server of this machine."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    endpoint = f"http://{host}:{port}"
-    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket="bucket")
-    yield f"s3://testing:testing@bucket/datasets/clip?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1"
-    server.stop()
-
-
 def test_an_object_store_holds_the_same_dataset_as_a_disk(
     clip: Path, tmp_path: Path, bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [sequence.name for sequence in _davis(clip)]
-    local = tmp_path / "dataset"
+    local, remote = tmp_path / "dataset", f"{bucket}/datasets/clip"
     prepare.run(recipe(clip, local))
-    prepare.run(preparing(bucket, {"clip": _source(clip, names[:1])}, flow=FLOW))
-    prepare.run(preparing(bucket, {"clip": _source(clip, names)}, flow=FLOW))
-    assert content_digest(Dataset(bucket)) == content_digest(Dataset(str(local)))
+    prepare.run(preparing(remote, {"clip": _source(clip, names[:1])}, flow=FLOW))
+    prepare.run(preparing(remote, {"clip": _source(clip, names)}, flow=FLOW))
+    assert content_digest(Dataset(remote)) == content_digest(Dataset(str(local)))
     capsys.readouterr()
-    prepare.run(preparing(bucket, {"clip": _source(clip, names)}, flow=FLOW))
+    prepare.run(preparing(remote, {"clip": _source(clip, names)}, flow=FLOW))
     assert "nothing to do" in capsys.readouterr().out
-    kept = Dataset(bucket).read(5)
+    kept = Dataset(remote).read(5)
     assert np.array_equal(kept.image, Dataset(str(local)).read(5).image)
 
 

@@ -3,11 +3,13 @@
 import argparse
 import http.server
 import json
+import platform
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,11 @@ import yaml
 from pipelines.cli import main
 from pipelines.commit import commit_tags
 from pipelines.config import load_experiment
-from pipelines.job_client import open_client
-from pipelines.submit import _carry, _load, _places, _refuse_lost_places, _relative
+from pipelines.job_client import check_python, open_client, warn_of_plain_http
+from pipelines.packages import check_packages
+from pipelines.places import places_of
+from pipelines.session import no_cluster, ray_session
+from pipelines.submit import _carry, _load, _refuse_lost_places, _relative
 from rtnet.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -55,9 +60,10 @@ def test_relative_places_are_named_all_at_once(recipe: Path, capsys: pytest.Capt
     assert "storage=runs, data.dataset=data, tracking.uri=sqlite:///mlflow.db: a job's own folder" in said
 
 
-def test_sources_are_asked_for_only_by_prepare(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sources_are_asked_for_where_they_are_read(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = ["storage=/shared/runs", "data.dataset=s3://bucket/data"]
-    assert "data.sources.clip.path=clip: " in _refused(capsys, "submit", "prepare", str(recipe), *places)
+    for verb in ("prepare", "evaluate"):
+        assert "data.sources.clip.path=clip: " in _refused(capsys, "submit", verb, str(recipe), *places)
     assert "nobody answers at http://127.0.0.1:9" in _refused(capsys, "submit", "train", str(recipe), *places)
 
 
@@ -85,9 +91,12 @@ def test_what_depends_on_the_working_folder(place: str, relative: bool) -> None:
     assert _relative(place) == relative
 
 
-def test_every_place_is_a_field(recipe: Path) -> None:
-    for field in _places(load_experiment(recipe), "prepare"):
-        assert load_experiment(recipe, [f"{field}=/x"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "tune", "predict", "evaluate"])
+def test_every_place_is_a_field(recipe: Path, verb: str) -> None:
+    overrides = ["tracking.uri=sqlite:///x.db", "model.encoder_weights=x.pth", "model.start_from=y.pth"]
+    overrides += ["prediction.input=sources", "prediction.model=z.pt", "evaluation.output=scores"]
+    for place in places_of(load_experiment(recipe, overrides), verb):
+        assert load_experiment(recipe, [f"{place.field}=/x"])
 
 
 def test_a_bad_recipe_is_refused_before_anything_is_sent(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,12 +122,14 @@ def test_a_job_carries_code_commit_and_recipe_and_nothing_else(recipe: Path, tmp
         "rtnet",
         "pipelines",
         "pyproject.toml",
+        "constraints.txt",
         "commit.json",
         "recipes",
     }
     assert (folder / "recipes" / "job.yaml").read_text() == RECIPE
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".py", ".toml", ".json", ".yaml", ".typed", ".html", ".css", ".js"}
+    code = {".py", ".typed", ".html", ".css", ".js"}
+    assert {path.suffix for path in files} <= code | {".toml", ".txt", ".json", ".yaml"}
     assert sum(path.stat().st_size for path in files) < 2**20
     asked = "import json, pipelines.commit as c; print(json.dumps([c.__file__, c.commit_tags()]))"
     said = subprocess.run([sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, check=True).stdout
@@ -129,7 +140,7 @@ def test_a_sweep_travels_with_its_recipe(recipe: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweeps" / "rates.yaml"
     sweep.parent.mkdir()
     sweep.write_text("{name: rates, recipe: ../job.yaml, space: {training.phases.0.rate: {grid: [0.1, 0.01]}}}")
-    experiment, files = _load("tune", sweep, ["storage=/runs"])
+    experiment, files, _ = _load("tune", sweep, ["storage=/runs"])
     assert (experiment.name, experiment.storage) == ("rates", "/runs")
     folder = tmp_path / "carried"
     folder.mkdir()
@@ -146,6 +157,79 @@ def test_a_cluster_of_another_release_is_refused() -> None:
 def test_what_is_no_cluster_is_refused() -> None:
     with _answering(["hello"]) as address, pytest.raises(UserError, match="no Ray dashboard"):
         open_client(argparse.Namespace(address=address))
+
+
+def test_a_cluster_of_an_old_python_is_refused_and_of_another_one_said(capsys: pytest.CaptureFixture[str]) -> None:
+    import ray
+
+    def ask(python: str) -> None:
+        answer = {"version": "4", "ray_version": ray.__version__, "data": {"pythonVersion": python}}
+        with _answering(answer) as address:
+            check_python(open_client(argparse.Namespace(address=address)))
+
+    with pytest.raises(UserError, match=r"runs Python 3\.10\.4, and this code needs 3\.11 or newer"):
+        ask("3.10.4")
+    ask(platform.python_version())
+    assert not capsys.readouterr().out
+    ask("3.99.1")
+    assert capsys.readouterr().out == f"note: the cluster runs Python 3.99.1, here it is {platform.python_version()}\n"
+
+
+def test_the_same_recipe_has_the_same_digest_whatever_its_comments(recipe: Path) -> None:
+    digest = _load("train", recipe, [])[2]
+    recipe.write_text(f"# {RECIPE}".replace("\n", "\n# ") + RECIPE)
+    assert _load("train", recipe, ["seed=0"])[2] == digest
+    assert _load("train", recipe, ["seed=1"])[2] != digest
+
+
+def test_a_job_whose_python_lacks_what_the_code_needs_says_so_in_one_line(tmp_path: Path) -> None:
+    bare = [sys.executable, "-S", "-m", "pipelines.cli", "train", "recipe.yaml"]  # without site-packages
+    environment = {"PATH": "", "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}"}
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "has not what this code needs (No module named 'packaging')" in done.stderr
+
+
+def test_packages_that_are_missing_or_of_other_versions_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_packages(ROOT)
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["numpy>=2", "ray[data]>=99", "no-such>=1"]')
+    with pytest.raises(UserError, match=rf"ray {version('ray')} instead of >=99; no no-such>=1\)"):
+        check_packages(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["numpy>=2"]')
+    (tmp_path / "constraints.txt").write_text("numpy==1.9 ; python_version < '3'\nnumpy==2.0.99\n")
+    capsys.readouterr()
+    check_packages(tmp_path)
+    assert f"numpy {version('numpy')}, not 2.0.99" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("host", ["mlflow.example", "10.0.0.7"])
+def test_a_token_over_plain_http_to_another_host_is_warned_of(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    warn_of_plain_http(f"http://{host}:8265")
+    assert f"go to {host} unencrypted" in capsys.readouterr().err
+    for address in (f"https://{host}:8265", "http://127.0.0.1:8265", "http://localhost:8265", "http://[::1]:8265"):
+        warn_of_plain_http(address)
+    assert not capsys.readouterr().err
+
+
+def test_a_cluster_of_another_ray_or_python_is_one_line_with_both_versions() -> None:
+    from ray._private.utils import check_version_info
+
+    with pytest.raises(RuntimeError) as raised:
+        check_version_info({"ray_version": "2.44.1", "python_version": "3.12.9"}, "node 10.0.0.7")
+    said = no_cluster("10.0.0.1:6379", str(raised.value))
+    ours = rf"Ray {version('ray')} with Python {platform.python_version()}"
+    assert f"10.0.0.1:6379 runs Ray 2.44.1 with Python 3.12.9, and this is {ours}" in said and "\n" not in said
+
+
+def test_the_address_of_a_dashboard_is_no_address_of_a_cluster(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match="rtnet submit"), ray_session():
+        pass
 
 
 @contextmanager

@@ -276,6 +276,23 @@ def test_with_more_room_killed_and_run_again_it_gives_the_losses_and_weights_of_
     mlflow.set_tracking_uri(None)
 
 
+def test_a_training_on_an_object_store_gives_the_weights_and_measures_of_one_on_a_disk(
+    recipe: Path, undisturbed: RunFolder, bucket: str
+) -> None:
+    overrides = [f"storage={bucket}/runs", f"data.dataset={bucket}/train/dataset", "training.checkpoint_every=1"]
+    experiment = load_experiment(recipe, [*overrides, f"tracking.uri=sqlite:///{recipe.parent}/s3.db"])
+    prepare.run(experiment)
+    train.run(experiment)
+    folder = RunFolder.of(experiment)
+    assert folder.uri == f"{bucket}/runs/tiny" and folder.epochs() == [0, 1, 2] and not folder.steps()
+    for epoch in (1, 2):
+        assert _losses(folder, epoch) == _losses(undisturbed, epoch)
+        ours, theirs = (run.read_epoch(epoch)["model"] for run in (folder, undisturbed))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert folder.pictures(2) == undisturbed.pictures(2)
+    assert json.loads(folder.read("finished.json") or b"")["model"] == "models:/rtnet/1"
+
+
 def test_a_training_begins_with_the_registered_model_that_it_names(recipe: Path, undisturbed: RunFolder) -> None:
     overrides = [*_undisturbed(recipe), "model.start_from=models:/rtnet@best"]
     begun = initial_state(load_experiment(recipe, overrides))["model"]
