@@ -11,7 +11,7 @@ from pipelines.config import Experiment
 from pipelines.registry import download_model, resolve_model
 from pipelines.run_folder import RunFolder
 from pipelines.sections import Model
-from pipelines.storage import absolute
+from pipelines.storage import absolute, local_copy
 from pipelines.tracking import tracking_uri
 from rtnet.checkpoint import load_network, network_of
 from rtnet.config import RTNetConfig
@@ -51,7 +51,8 @@ def _start(experiment: Experiment, start: str) -> Network:
             raise UserError(f"no finished run in {folder.uri}: train it first")
         epoch = int(json.loads(finished)["epoch"])
         return network_of(folder.read_epoch(epoch), folder.checkpoint(epoch))
-    return load_network(Path(start).expanduser())
+    with tempfile.TemporaryDirectory() as scratch:
+        return load_network(local_copy(start, Path(scratch)))
 
 
 def _encoder_state(model: Model) -> dict[str, torch.Tensor]:
@@ -59,11 +60,14 @@ def _encoder_state(model: Model) -> dict[str, torch.Tensor]:
     import torchvision
 
     if model.encoder_weights != "torchvision":
-        path = Path(str(model.encoder_weights)).expanduser()
         try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
+            with tempfile.TemporaryDirectory() as scratch:
+                path = local_copy(str(model.encoder_weights), Path(scratch))
+                return dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # torch.load raises a dozen types for damaged files
-            raise UserError(f"model.encoder_weights={path}: no state dict ({str(error).splitlines()[0]})") from error
+            raise UserError(
+                f"model.encoder_weights={model.encoder_weights}: no state dict ({str(error).splitlines()[0]})"
+            ) from error
     weights = torchvision.models.get_model_weights(model.backbone).DEFAULT
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))

@@ -55,14 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--evaluation", metavar="NAME", help="whose J&F decides; by default the only one that both have")
     one.add_argument("--force", action="store_true", help="promote whatever the scores are; kept with the version")
     one = action("import", "register the network of a published .pth, or a .safetensors or .pt of ours")
-    one.add_argument("file", type=Path, metavar="FILE")
+    one.add_argument("file", metavar="FILE", help="or a URI")
     one.add_argument(
         "--name", default="rtnet", help="of the model (default: %(default)s); -STREAM is added to a stream"
     )
     one.add_argument("--alias", metavar="ALIAS", help="that points to it; one that another version has goes by promote")
     one = action("export", "write a version as .safetensors, .pt2 (torch.export) or .onnx; the suffix says which")
     one.add_argument("model", metavar=any_version)
-    one.add_argument("output", type=Path, metavar="FILE")
+    one.add_argument("output", metavar="FILE", help="or a URI")
     one.add_argument(
         "--check", type=Path, metavar="CLIP", help="video or frames to compare its maps on (a made-up one)"
     )
@@ -119,20 +119,28 @@ def _promote(uri: str, arguments: argparse.Namespace) -> None:
 
 def _import(uri: str, arguments: argparse.Namespace) -> None:
     from pipelines.model_import import import_model
+    from pipelines.storage import local_copy
 
-    model, new = import_model(uri, arguments.file, arguments.name, arguments.alias)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = local_copy(arguments.file, Path(scratch))
+        model, new = import_model(uri, file, arguments.name, arguments.alias)
     what = "is registered as" if new else "was registered before: nothing new; it is"
     aliases = f" ({', '.join(model.aliases)})" if model.aliases else ""
     print(f"{arguments.file} {what} {model.uri}{aliases}: {model.tags['backbone']}, sha256 {model.digest[:12]}")
 
 
 def _export(uri: str, arguments: argparse.Namespace) -> None:
+    from pipelines.storage import open_storage, write_whole
     from rtnet.export import SIZES, TOLERANCE, check_output, export_model
 
-    check_output(arguments.output)  # before the network is fetched
-    network = _network(uri, arguments.model)
-    error = export_model(network, arguments.output, arguments.check, SIZES)
-    size = arguments.output.stat().st_size / 2**20
+    with tempfile.TemporaryDirectory() as scratch:
+        remote = "://" in arguments.output
+        output = Path(scratch, arguments.output.rsplit("/", 1)[-1]) if remote else Path(arguments.output)
+        check_output(output)  # before the network is fetched
+        error = export_model(_network(uri, arguments.model), output, arguments.check, SIZES)
+        size = output.stat().st_size / 2**20
+        if remote:
+            write_whole(*open_storage(arguments.output), output.read_bytes())
     clip = arguments.check or "a generated clip"
     print(
         f"{arguments.output}: {size:.1f} MiB; its maps on {clip}, two sizes and two batch sizes, "

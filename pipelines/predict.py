@@ -18,7 +18,7 @@ from pipelines.predictions import Predictions
 from pipelines.resources import check_actors
 from pipelines.sections import Prediction
 from pipelines.session import ray_session
-from pipelines.storage import absolute
+from pipelines.storage import absolute, local_copy
 from pipelines.tracking import tracking_uri
 from rtnet.checkpoint import load_model
 from rtnet.errors import UserError
@@ -157,8 +157,7 @@ def _find_model(experiment: Experiment, scratch: Path) -> tuple[Path, dict[str, 
     """The weights file, and where it came from."""
     wanted = experiment.prediction.model or f"models:/{experiment.tracking.model}@{experiment.tracking.alias}"
     if not wanted.startswith("models:/"):
-        path = Path(wanted).expanduser().resolve()
-        return path, {"uri": str(path), "run_id": "", "tracking": ""}
+        return local_copy(wanted, scratch).resolve(), {"uri": absolute(wanted), "run_id": "", "tracking": ""}
     uri = tracking_uri(experiment)
     model = registry.resolve_model(uri, wanted)
     return registry.download_model(uri, model, scratch), {"uri": model.uri, "run_id": model.run_id, "tracking": uri}

@@ -157,8 +157,10 @@ def _refuse_too_large(footage: "Footage", frame: "TimedFrame") -> None:
 
 def _find_model(options: argparse.Namespace, scratch: Path) -> tuple[Path, str]:
     """The weights file, and the first digits of its SHA-256."""
+    from pipelines.storage import local_copy
+
     if not options.model.startswith("models:/"):
-        path = Path(options.model).expanduser()
+        path = local_copy(options.model, scratch)
         if not path.is_file():
             raise UserError(f"{path}: no such weights file; of a registered model write models:/NAME@ALIAS")
         with path.open("rb") as file:

@@ -90,6 +90,19 @@ def put(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
     _put(system, path, data)
 
 
+def local_copy(uri: str, folder: Path) -> Path:
+    """The file at a local path; that of a URI copied into `folder`. UserError where a URI's can't be read."""
+    if "://" not in uri:
+        return Path(uri).expanduser()
+    system, path = open_storage(uri)
+    target = folder / path.rsplit("/", 1)[-1]
+    try:
+        target.write_bytes(read_bytes(system, path))
+    except OSError as error:
+        raise UserError(f"{uri} can't be read ({_reason(error)})") from error
+    return target
+
+
 def read_json(system: fs.FileSystem, path: str) -> dict[str, Any]:
     """A JSON file of ours; UserError naming it where it is damaged."""
     try:

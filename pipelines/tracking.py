@@ -24,6 +24,7 @@ from rtnet.errors import UserError
 
 # Read by MLflow when it is imported, so it is imported late.
 _SETTINGS = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # nothing of ours needs one
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
