@@ -128,7 +128,7 @@ def _wait(bundles: Sequence[Bundle]) -> str:
 def _autoscaling() -> Any:
     """What the autoscaler last said; None where there is none."""
     import ray
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
     reply = GetClusterStatusReply()

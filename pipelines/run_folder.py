@@ -159,8 +159,8 @@ class RunFolder:
     def _read_state(self, path: str) -> dict[str, Any]:
         from rtnet.checkpoint import read_training
 
-        with self.place[0].open_input_file(path) as stream:
-            return read_training(stream, origin=path)
+        # In one piece: PyTorch reads here and there, and each time is a request to a store.
+        return read_training(io.BytesIO(read_bytes(self.place[0], path)), origin=path)
 
     def _forget_steps(self, before: int | None) -> None:
         for steps in self.steps():

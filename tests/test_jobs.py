@@ -124,9 +124,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clip(root / "clip", {"train": ["a"], "val": ["b"]}, frames=4, height=32, width=56)
     (root / "job.yaml").write_text(RECIPE.format(root=root))
     (root / "ran").mkdir()
-    for file in ("pyproject.toml", "constraints.txt"):
-        (root / "checkout").mkdir(exist_ok=True)
-        shutil.copy(ROOT / file, root / "checkout")
+    (root / "checkout").mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root / "checkout")
     for package in ("rtnet", "pipelines"):
         shutil.copytree(ROOT / package, root / "checkout" / package, ignore=shutil.ignore_patterns("__pycache__"))
     for module, mark in MARKS.items():
@@ -201,8 +201,8 @@ def test_jobs_are_listed_followed_and_stopped(cluster: Environment, root: Path) 
     assert follower.returncode == 1 and f"job {job} goes on" in said and f"rtnet jobs stop {job} --address" in said
     rows = {line.split()[0]: line.split()[1] for line in _run(cluster, "rtnet", "jobs", *ADDRESS).splitlines()}
     assert rows["job"] == "status" and rows[job] == "running" and rows["job-train-1"] == "succeeded"
-    rows = {line.split()[0] for line in _run(cluster, "rtnet", "jobs", "list", "job-evaluate", *ADDRESS).splitlines()}
-    assert rows == {"job", job, "job-evaluate-1"}
+    found = [line.split()[0] for line in _run(cluster, "rtnet", "jobs", "list", "job-evaluate", *ADDRESS).splitlines()]
+    assert found == ["job", "job-evaluate-1", job]
     assert f"{job}\nstatus     is running" in _run(cluster, "rtnet", "jobs", "status", "job-evaluate", *ADDRESS)
     assert f"job {job} was stopped" in _run(cluster, "rtnet", "jobs", "stop", job, *ADDRESS)
     assert f"job {job} had ended: it was stopped" in _run(cluster, "rtnet", "jobs", "stop", "job-evaluate", *ADDRESS)

@@ -33,8 +33,8 @@ def test_files_are_written_replaced_listed_and_read(bucket: str) -> None:
     for data in (b"first", b"", MANY):
         write_whole(system, f"{root}/deep/er.bin", data)
         assert read_bytes(system, f"{root}/deep/er.bin") == data
-    (found,) = system.get_file_info(fs.FileSelector(root, recursive=True))[-1:]
-    assert (found.path, found.size) == (f"{root}/deep/er.bin", len(MANY))
+    found = system.get_file_info(fs.FileSelector(root, recursive=True))
+    assert {info.path: info.size for info in found if info.is_file} == {f"{root}/deep/er.bin": len(MANY)}
 
 
 def test_the_store_is_the_environments_and_a_uris_query_comes_before(bucket: str) -> None:
@@ -87,17 +87,18 @@ for number in range(10_000):
 
 
 def test_a_run_folder_is_as_on_a_disk(bucket: str, tmp_path: Path) -> None:
+    state: dict[str, Any] = {"config": {}, "model": {}}
     for uri in (f"{bucket}/runs/some", str(tmp_path / "some")):
         folder = RunFolder(uri)
         assert folder.epochs() == [] and folder.read("recipe.json") is None
-        folder.write_epoch(0, {"epoch": 0})
-        folder.write_step(3, {"epoch": 0, "losses": [1]})
-        folder.write_step(5, {"epoch": 0, "losses": [1, 2]})
+        folder.write_epoch(0, state | {"epoch": 0})
+        folder.write_step(3, state | {"epoch": 0, "losses": [1]})
+        folder.write_step(5, state | {"epoch": 0, "losses": [1, 2]})
         assert folder.epochs() == [0] and folder.steps() == [5]
-        assert folder.newest(steps_per_epoch=9) == {"epoch": 0, "losses": [1, 2]}
+        assert folder.newest(steps_per_epoch=9) == state | {"epoch": 0, "losses": [1, 2]}
         folder.write_measured(1, {"values": {"a": 1.0}}, {"x.jpg": b"jpg"})
         assert folder.pictures(1) == {"x.jpg": b"jpg"} and folder.untracked() == []
-        folder.write_epoch(1, {"epoch": 1})
+        folder.write_epoch(1, state | {"epoch": 1})
         assert folder.epochs() == [0, 1] and not folder.steps() and folder.untracked() == [1]
         folder.mark_tracked(1)
         assert folder.untracked() == [] and folder.measured(1) == {"values": {"a": 1.0}}
@@ -124,7 +125,9 @@ def guarded(bucket: str) -> Iterator[dict[str, str]]:
 
 
 def _ask_for_keys(after: str) -> None:
-    urllib.request.urlopen(f"http://127.0.0.1:{S3_PORT}/moto-api/reset-auth", data=after.encode()).close()
+    """From so many requests on."""
+    url, kind = f"http://127.0.0.1:{S3_PORT}/moto-api/reset-auth", {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(url, after.encode(), kind)).close()
 
 
 RECIPE = """
