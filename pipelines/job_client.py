@@ -1,6 +1,7 @@
 """A cluster's job server, over HTTP: a client that waits for nobody long, and says what is wrong in one line."""
 
 import argparse
+import http.client
 import ipaddress
 import logging
 import os
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pipelines.credentials import refuse_credentials
 from pipelines.packages import OLDEST_PYTHON
-from pipelines.session import choose_authentication
+from pipelines.session import TOKEN_PLACE, choose_authentication
 from rtnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def open_client(options: argparse.Namespace) -> "JobSubmissionClient":
     """
     address = _address(options)
     choose_authentication(local=False)
-    warn_of_plain_http(address)
     import ray
 
     try:
@@ -62,20 +62,27 @@ def open_client(options: argparse.Namespace) -> "JobSubmissionClient":
     except ray.exceptions.AuthenticationError as error:
         raise UserError(_token_trouble(address, error)) from error
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"what answers at {address} is no Ray dashboard ({reason(error)})") from error
+        raise UserError(_no_dashboard(address, reason(error))) from error
     if theirs.split(".")[:2] != ray.__version__.split(".")[:2]:
         raise UserError(
             f"the cluster at {address} runs Ray {theirs}, and this is Ray {ray.__version__}: "
             "a job needs the same release on both sides"
         )
+    warn_of_plain_http(address)
     return client
 
 
-def check_python(client: "JobSubmissionClient") -> None:
-    """UserError where the cluster's Python is too old for this code; says where it is another than this one.
+def check_cluster(client: "JobSubmissionClient") -> None:
+    """UserError where the cluster's Python is too old for this code; says where it is another, and no tokens are asked.
 
     A job runs with the cluster's Python and packages. `packages.check_packages` looks at these when it begins.
     """
+    if client._do_request("GET", "/api/authentication_mode").json().get("authentication_mode") == "disabled":
+        print(
+            f"warning: the cluster at {client.get_address()} asks for no token: who reaches it may run anything there; "
+            "start it with RAY_AUTH_MODE=token",
+            file=sys.stderr,
+        )
     theirs = str(client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]["pythonVersion"])
     version = tuple(int(part) for part in theirs.split(".")[:2])
     if version < OLDEST_PYTHON:
@@ -89,9 +96,18 @@ def check_python(client: "JobSubmissionClient") -> None:
 
 def reason(error: BaseException) -> str:
     """What was at the bottom of it, in one line."""
+    error = _bottom(error)
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _bottom(error: BaseException) -> BaseException:
     while error.__context__ is not None:
         error = error.__context__
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return error
+
+
+def _no_dashboard(address: str, why: str) -> str:
+    return f"what answers at {address} is no Ray dashboard ({why}): give the dashboard's URL, whose port is mostly 8265"
 
 
 def _address(options: argparse.Namespace) -> str:
@@ -145,6 +161,10 @@ def _client_class() -> Any:
             except requests.exceptions.InvalidURL as error:
                 raise UserError(f"{self._address} is no URL ({reason(error)})") from error
             except requests.exceptions.RequestException as error:
+                if isinstance(_bottom(error), http.client.HTTPException) and not isinstance(
+                    _bottom(error), http.client.RemoteDisconnected
+                ):
+                    raise UserError(_no_dashboard(self._address, "it speaks no HTTP")) from error
                 raise UnreachableError(
                     f"nobody answers at {self._address} ({reason(error)}): start the cluster there, "
                     "or give its dashboard's URL with --address"
@@ -163,4 +183,4 @@ def _client_class() -> Any:
 
 def _token_trouble(address: str, error: Exception) -> str:
     said = str(error).splitlines()[0].split(". ")[0]
-    return f"the cluster at {address}: {said}: its token belongs in ~/.ray/auth_token, or in RAY_AUTH_TOKEN_PATH's file"
+    return f"the cluster at {address}: {said}: {TOKEN_PLACE}"

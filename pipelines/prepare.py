@@ -22,7 +22,7 @@ from pipelines.dataset import INDEX_SCHEMA
 from pipelines.lock import sole_writer
 from pipelines.places import check_reachable, check_shared, places_of
 from pipelines.preparer import Part, estimator_name, make_part, parts_of, unpacked
-from pipelines.resources import gpus_there
+from pipelines.resources import gpus_there, grows
 from pipelines.session import ray_session
 from pipelines.sources import flow_of, read_sources
 from pipelines.storage import absolute, open_storage
@@ -33,6 +33,7 @@ from rtnet.errors import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
 _TRIES = 10  # more, of a part whose worker dies: a part that kills its worker must not run forever
+_MOST_ACTORS = 64  # that a cluster which grows is asked for
 _CONTINUES = "what is finished stays; the same command continues"
 
 
@@ -160,7 +161,9 @@ def _stream(numbers: Any, parts: list[Part], target: str, gpus_per_actor: float)
             def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
                 return item | make_part(parts[item["number"]], target, "cuda")
 
-        pool = ray.data.ActorPoolStrategy(size=max(1, min(int(gpus / gpus_per_actor), len(parts))))
+        size = max(1, min(int(gpus / gpus_per_actor), len(parts)))
+        most = max(size, min(len(parts), _MOST_ACTORS)) if grows() else size
+        pool = ray.data.ActorPoolStrategy(min_size=size, max_size=most)
         tries = {"max_restarts": -1, "max_task_retries": _TRIES}
         return numbers.map(Preparer, compute=pool, num_gpus=gpus_per_actor, **tries)
     with warnings.catch_warnings():  # Ray 2.60 wants named parameters and has none for the number of retries

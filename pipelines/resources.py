@@ -54,10 +54,15 @@ def resources_needed(scaling: Scaling) -> dict[str, float]:
 def gpus_there() -> float:
     """The cluster's GPUs; where it has none and grows, after one has come, if one can."""
     found = _total(_nodes(), "GPU")
-    if not found and _autoscaling() is not None:
+    if not found and grows():
         _wait([{"GPU": 1.0}])
         found = _total(_nodes(), "GPU")
     return found
+
+
+def grows() -> bool:
+    """Whether an autoscaler looks after the cluster; one may have nothing to add."""
+    return _autoscaling() is not None
 
 
 def fits(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
@@ -89,7 +94,7 @@ def _require(bundles: Sequence[Bundle], asks: str, mends: Sequence[str], mends_o
         have = [_in_words({kind: node.get(kind, 0.0) for kind in short}) for node in nodes]
         there = f"the nodes have {'; '.join(have)}"
     problem = f"{asks} for {asked}, and {there}"
-    if _autoscaling() is not None:
+    if grows():
         print(f"{problem}: waiting for it to grow", flush=True)
         why_not = _wait(bundles)
         if not why_not:

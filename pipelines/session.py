@@ -20,11 +20,16 @@ _SETTINGS = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a worker twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_COLOR_PREFIX": "0",
+    "RAY_SCHEDULER_EVENTS": "0",  # an autoscaler's complaints, again and again: `resources` says what matters
     "RAY_USAGE_STATS_ENABLED": "0",
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP's advice in every worker about an option that the frozen phase needs
 }
 # Makes the node's address 127.0.0.1, as it is on other systems than Linux, and all of its processes listen there alone.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+TOKEN_PLACE = "its token belongs in ~/.ray/auth_token, or in RAY_AUTH_TOKEN_PATH's file"
+
+_ANSWERS = 20.0  # seconds that a cluster's head may take
 
 
 @contextmanager
@@ -53,6 +58,7 @@ def ray_session() -> Iterator[None]:
         _start_local()
     else:
         try:
+            _ask_once(address)
             ray.init(address=address, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
             raise UserError(no_cluster(address, str(error))) from error
@@ -65,7 +71,25 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
+def _ask_once(address: str) -> None:
+    """ConnectionError where no cluster answers, or not to us: Ray itself asks again and again, and prints each time."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray._private.services import canonicalize_bootstrap_address
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    with init_grpc_channel(canonicalize_bootstrap_address(address)) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_ANSWERS)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise ConnectionError(f"{error.details()}: {TOKEN_PLACE}") from error
+            raise ConnectionError(" ".join(str(error.details()).split())) from error
+
+
 def no_cluster(address: str, said: str) -> str:
+    """In one line why Ray did not connect."""
     versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", said)
     if "Version mismatch" in said and len(versions) == 2:
         theirs, ours = (f"Ray {ray} with Python {python}" for ray, python in versions)

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.job_client import add_address, check_python, open_client
+from pipelines.job_client import add_address, check_cluster, open_client
 from rtnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_command(options: argparse.Namespace) -> None:
     experiment, recipes, digest = _load(verb, Path(options.recipe), options.overrides)
     _refuse_lost_places(experiment, verb)
     client = open_client(options)
-    check_python(client)
+    check_cluster(client)
 
     def submit(job: str, metadata: dict[str, str]) -> None:
         with tempfile.TemporaryDirectory() as folder:

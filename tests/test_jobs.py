@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -157,28 +157,21 @@ def test_plain_ray_job_submit_does_the_same(cluster: Environment, root: Path) ->
     assert "succeeded" in said and "finished" in said
 
 
-def test_a_job_that_fails_ends_with_what_it_said_last(cluster: Environment, root: Path) -> None:
-    command = ["rtnet", "submit", "evaluate", str(root / "job.yaml"), "evaluation.masks=/nowhere", *ADDRESS]
-    last = _run(cluster, *command, status=1).splitlines()[-1]
-    assert "job job-evaluate-1 failed with exit status 2 after" in last
-    assert "rtnet evaluate: " in last and "/nowhere" in last
-
-
-def test_a_recipe_that_wants_more_gpus_than_there_are_is_refused_within_a_minute(
+def test_a_job_that_wants_more_gpus_than_there_are_fails_within_a_minute_with_what_it_said_last(
     cluster: Environment, root: Path
 ) -> None:
     begun = time.monotonic()
-    for verb, wish in (("train", "scaling.use_gpu=true"), ("predict", "prediction.gpus_per_actor=1")):
-        arguments = [verb, str(root / "job.yaml"), "name=greedy", wish, "prediction.split=val"]
-        last = _run(cluster, "rtnet", "submit", *arguments, *ADDRESS, status=1).splitlines()[-1]
-        assert "for 1 GPUs, and the cluster has 0" in last and wish.split("=")[0] in last
-    assert time.monotonic() - begun < 2 * 60
+    command = ["rtnet", "submit", "train", str(root / "job.yaml"), "name=greedy", "scaling.use_gpu=true", *ADDRESS]
+    last = _run(cluster, *command, status=1).splitlines()[-1]
+    assert time.monotonic() - begun < 60
+    assert "job greedy-train-1 failed with exit status 2 after" in last
+    assert "rtnet train: " in last and "for 1 GPUs, and the cluster has 0: set scaling.use_gpu=false" in last
 
 
 def test_a_job_submitted_twice_at_the_same_moment_is_one_and_another_recipe_waits_for_its_end(
     cluster: Environment, root: Path
 ) -> None:
-    job = "job-evaluate-2"  # the first one has failed
+    job = "job-evaluate-1"
     both = [_begin(cluster, root, "evaluate", str(root / "job.yaml"), "--no-wait") for _ in range(2)]
     said = sorted(process.communicate(timeout=120)[0].splitlines()[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
@@ -190,7 +183,7 @@ def test_a_job_submitted_twice_at_the_same_moment_is_one_and_another_recipe_wait
 
 
 def test_jobs_are_listed_followed_and_stopped(cluster: Environment, root: Path) -> None:
-    job = "job-evaluate-2"
+    job = "job-evaluate-1"
     said = _submit(cluster, root, "evaluate", str(root / "job.yaml"), "--no-wait")
     assert "nothing is started" in said
     assert f"follow it: rtnet jobs logs {job} --follow {' '.join(ADDRESS)}" in said
@@ -202,7 +195,7 @@ def test_jobs_are_listed_followed_and_stopped(cluster: Environment, root: Path) 
     rows = {line.split()[0]: line.split()[1] for line in _run(cluster, "rtnet", "jobs", *ADDRESS).splitlines()}
     assert rows["job"] == "status" and rows[job] == "running" and rows["job-train-1"] == "succeeded"
     found = [line.split()[0] for line in _run(cluster, "rtnet", "jobs", "list", "job-evaluate", *ADDRESS).splitlines()]
-    assert found == ["job", "job-evaluate-1", job]
+    assert found == ["job", job]
     assert f"{job}\nstatus     is running" in _run(cluster, "rtnet", "jobs", "status", "job-evaluate", *ADDRESS)
     assert f"job {job} was stopped" in _run(cluster, "rtnet", "jobs", "stop", job, *ADDRESS)
     assert f"job {job} had ended: it was stopped" in _run(cluster, "rtnet", "jobs", "stop", "job-evaluate", *ADDRESS)
@@ -217,11 +210,11 @@ def test_a_job_takes_nothing_of_the_submitters_environment_along(cluster: Enviro
 from ray.job_submission import JobSubmissionClient
 for job in JobSubmissionClient("{ADDRESS[1]}").list_jobs():
     if (job.submission_id or "").startswith("job-"):
-        print(sorted(job.runtime_env), job.runtime_env["env_vars"], sorted(job.metadata))
+        print(sorted(job.runtime_env), job.runtime_env["env_vars"], sorted(job.metadata), end=";")
 """
-    said = _run(cluster, "python", "-c", code)
+    *each, rest = _run(cluster, "python", "-c", code).split(";")
     told = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
-    assert set(said.splitlines()) == {f"['env_vars', 'working_dir'] {told} ['rtnet_recipe']"}
+    assert set(each) == {f"['env_vars', 'working_dir'] {told} ['rtnet_recipe']"}, rest
 
 
 def test_a_lost_connection_is_taken_up_again(cluster: Environment) -> None:
@@ -311,38 +304,31 @@ def test_a_wrong_address_is_one_line(cluster: Environment, address: str, said: s
 def test_a_verb_that_may_not_join_its_cluster_says_so_in_one_line(
     cluster: Environment, root: Path, variables: Environment, said: str
 ) -> None:
-    line = _joining(cluster | variables, root)
-    assert said in line and line.count("\n") == 1
+    environment = {"RAY_ADDRESS": f"127.0.0.1:{PORT}"} | cluster | variables
+    complaint = _run(environment, "rtnet", *_joining(root), status=2).splitlines()
+    assert complaint[0].startswith("preparing ") and said in complaint[1] and len(complaint) == 2
 
 
 def test_a_verb_of_another_ray_than_its_clusters_says_so_in_one_line(cluster: Environment, root: Path) -> None:
-    with _another_version(cluster):
-        line = _joining(cluster, root)
-    assert "runs Ray 2.44.1 with Python 3.12.9, and this is Ray 2." in line and line.count("\n") == 1
-
-
-def _joining(environment: Environment, root: Path) -> str:
-    """What `rtnet train` says where it is refused by the cluster of RAY_ADDRESS."""
-    environment = {"RAY_ADDRESS": f"127.0.0.1:{PORT}"} | environment
-    return _run(environment, "rtnet", "train", str(root / "job.yaml"), "name=joining", status=2)
-
-
-@contextmanager
-def _another_version(environment: Environment) -> Iterator[None]:
     """As if the head had been started by another Ray and Python: it tells all who come."""
     code = f"""
 import sys
 from ray._raylet import GcsClient
-gcs = GcsClient(address="127.0.0.1:{PORT}")
-key, space = b"CLUSTER_METADATA", b"cluster"
-if sys.argv[1]:
-    gcs.internal_kv_put(key, sys.argv[1].encode(), True, namespace=space)
-print(gcs.internal_kv_get(key, namespace=space).decode())
+from pipelines.cli import main
+gcs, key, space = GcsClient(address="127.0.0.1:{PORT}"), b"CLUSTER_METADATA", b"cluster"
+before = gcs.internal_kv_get(key, namespace=space)
+gcs.internal_kv_put(key, b'{{"ray_version": "2.44.1", "python_version": "3.12.9"}}', True, namespace=space)
+try:
+    sys.exit(main({_joining(root)!r}))
+finally:
+    gcs.internal_kv_put(key, before, True, namespace=space)
 """
-    before = _run(environment, "python", "-c", code, "").splitlines()[-1]
-    _run(environment, "python", "-c", code, '{"ray_version": "2.44.1", "python_version": "3.12.9"}')
-    yield
-    _run(environment, "python", "-c", code, before)
+    line = _run(cluster | {"RAY_ADDRESS": f"127.0.0.1:{PORT}"}, "python", "-c", code, status=2).splitlines()[-1]
+    assert "runs Ray 2.44.1 with Python 3.12.9, and this is Ray 2." in line and "rtnet prepare: " in line
+
+
+def _joining(root: Path) -> list[str]:
+    return ["prepare", str(root / "job.yaml"), f"data.dataset={root}/joining"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a node a disk of its own")
@@ -399,7 +385,8 @@ def test_a_head_that_dies_during_a_job_is_one_line_and_one_that_comes_back_anoth
 
 
 def _kill_head(head: subprocess.Popen[bytes]) -> None:
-    for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-        with suppress(psutil.Error):
-            process.kill()
+    with suppress(psutil.NoSuchProcess):
+        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     head.wait(60)

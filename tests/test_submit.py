@@ -18,7 +18,7 @@ import yaml
 from pipelines.cli import main
 from pipelines.commit import commit_tags
 from pipelines.config import load_experiment
-from pipelines.job_client import check_python, open_client, warn_of_plain_http
+from pipelines.job_client import check_cluster, open_client, warn_of_plain_http
 from pipelines.packages import check_packages
 from pipelines.places import places_of
 from pipelines.session import no_cluster, ray_session
@@ -160,12 +160,10 @@ def test_what_is_no_cluster_is_refused() -> None:
 
 
 def test_a_cluster_of_an_old_python_is_refused_and_of_another_one_said(capsys: pytest.CaptureFixture[str]) -> None:
-    import ray
-
-    def ask(python: str) -> None:
-        answer = {"version": "4", "ray_version": ray.__version__, "data": {"pythonVersion": python}}
-        with _answering(answer) as address:
-            check_python(open_client(argparse.Namespace(address=address)))
+    def ask(python: str, mode: str = "token") -> None:
+        answer = {"version": "4", "ray_version": version("ray"), "authentication_mode": mode}
+        with _answering(answer | {"data": {"pythonVersion": python}}) as address:
+            check_cluster(open_client(argparse.Namespace(address=address)))
 
     with pytest.raises(UserError, match=r"runs Python 3\.10\.4, and this code needs 3\.11 or newer"):
         ask("3.10.4")
@@ -173,6 +171,8 @@ def test_a_cluster_of_an_old_python_is_refused_and_of_another_one_said(capsys: p
     assert not capsys.readouterr().out
     ask("3.99.1")
     assert capsys.readouterr().out == f"note: the cluster runs Python 3.99.1, here it is {platform.python_version()}\n"
+    ask(platform.python_version(), "disabled")
+    assert "asks for no token: who reaches it may run anything there" in capsys.readouterr().err
 
 
 def test_the_same_recipe_has_the_same_digest_whatever_its_comments(recipe: Path) -> None:
