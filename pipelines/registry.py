@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.model_folder import describe_model
+from pipelines.store_errors import unless_there
 from pipelines.tracking import Run, client, explained, fetch, open_store
 from rtnet.errors import UserError
 
@@ -54,7 +55,8 @@ def register_model(
     """
     store, digest = client(run.uri), file_digest(folder / MODEL_FILE)
     if name not in model_names(run.uri):
-        store.create_registered_model(name)
+        with unless_there():
+            store.create_registered_model(name)
     for known in list_versions(run.uri, name):
         if (known.run_id, known.digest) == (run.run_id, digest):
             number = known.version
@@ -129,7 +131,9 @@ def record_evaluation(uri: str, model: ModelVersion, name: str, facts: Mapping[s
 def download_model(uri: str, model: ModelVersion, folder: Path) -> Path:
     """Copies the version's model file into `folder`; UserError where it is gone or is not the one registered."""
     with explained(f"{uri}, {model.uri}"):
-        path = fetch(uri, f"{model.source}/{MODEL_FILE}", folder)
+        # Not model.source, which of a version that was copied names the one that it was copied from.
+        place = client(uri).get_model_version_download_uri(model.name, str(model.version))
+        path = fetch(uri, f"{place}/{MODEL_FILE}", folder)
     if (digest := file_digest(path)) != model.digest:
         raise UserError(
             f"{model.uri}: {MODEL_FILE} has SHA-256 {digest[:12]}..., registered was {model.digest[:12] or 'none'}...: "

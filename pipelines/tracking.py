@@ -8,18 +8,22 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 
 from pipelines.code_version import code_tags, environment
 from pipelines.config import Experiment
 from pipelines.storage import absolute
+from pipelines.store_errors import PASSWORD, USER, unless_there
+from pipelines.store_errors import explained as explained
+from pipelines.store_errors import impatient as impatient
 from rtnet.errors import UserError
 
 # Read by MLflow when it is imported, so it is imported late.
@@ -50,7 +54,16 @@ def tracking_uri(experiment: Experiment) -> str:
 
 
 def absolute_store(uri: str) -> str:
-    """A tracking URI whose SQLite file, if it is one, has an absolute path."""
+    """A tracking URI whose SQLite file, if it is one, has an absolute path.
+
+    Raises UserError where it holds credentials: it is written down with every run, prediction and evaluation.
+    """
+    login, _, place = urlsplit(uri).netloc.rpartition("@")
+    if login:
+        raise UserError(
+            f"the tracking URI of {place} holds a user or a password: name an MLflow server without them, "
+            f"and set {USER} and {PASSWORD}"
+        )
     return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
 
 
@@ -160,13 +173,17 @@ def start_run(
         if run_id is None:
             run_id = client(uri).create_run(place, run_name=name, tags={_KEY: key} if key else None).info.run_id
         elif find_run(uri, run_id) is None:
-            raise UserError(f"run {run_id} of {name} is not in {uri}: name the store that has it, or another run")
+            raise UserError(
+                f"run {run_id} of {name} is not in {uri}, or not for this user: "
+                "name the store that has it, or another run"
+            )
         else:
             client(uri).update_run(run_id, status="RUNNING")
         run = Run(uri, run_id)
         run.set_tags({**code_tags(), **(tags or {})})
         recipe = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
-        run.log_missing({"recipe.yaml": recipe.encode(), "environment.txt": environment().encode()})
+        with impatient():  # the first files, so a server that can't store any says so at once
+            run.log_missing({"recipe.yaml": recipe.encode(), "environment.txt": environment().encode()})
     return run
 
 
@@ -181,13 +198,14 @@ def start_plain_run(uri: str, name: str, tags: Mapping[str, object], experiment:
 
 
 def find_run(uri: str, run_id: str) -> Run | None:
-    """The run of this id, or None where the store has none that is not deleted."""
+    """The run of this id, or None where the store has none that is not deleted, or none for this user."""
     from mlflow.exceptions import MlflowException
 
     try:
         found = client(uri).get_run(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        # A server with users does not say whether there is one that they may not read.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
             return None
         raise
     return Run(uri, run_id) if found.info.lifecycle_stage == "active" else None
@@ -217,27 +235,15 @@ def fetch(uri: str, artifact: str, folder: Path) -> Path:
     return Path(download_artifacts(artifact, dst_path=str(folder), tracking_uri=uri))
 
 
-@contextmanager
-def explained(where: str) -> Iterator[None]:
-    """What MLflow refuses, as one line."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError  # what MLflow lets through of a damaged database
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        if "failed with exception" in str(error):  # MLflow's words for a request without response
-            raise UserError(f"no MLflow server answers at {where}: start it, or name another store") from error
-        raise UserError(f"MLflow at {where}: {(str(error).splitlines() or [type(error).__name__])[0][:300]}") from error
-
-
 def _experiment_id(uri: str, name: str, storage: str) -> str:
     store = client(uri)
     found = store.get_experiment_by_name(name)
     if found is None:
         # A server chooses the place itself; a database leaves it to us, and its default depends on the working folder.
         place = None if uri.startswith(("http", "databricks")) else f"{absolute(storage)}/mlartifacts"
-        return str(store.create_experiment(name, artifact_location=place))
+        with unless_there():
+            return str(store.create_experiment(name, artifact_location=place))
+        found = store.get_experiment_by_name(name)
     if found.lifecycle_stage != "active":
         raise UserError(f"MLflow experiment '{name}' in {uri} is deleted: restore it or change tracking.experiment")
     return str(found.experiment_id)
@@ -251,16 +257,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
     return flat
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """MLflow waits minutes for a server that does not answer; the first request of a command does not."""
-    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    fresh = {name: value for name, value in limits.items() if name not in os.environ}
-    os.environ.update(fresh)
-    try:
-        yield
-    finally:
-        for name in fresh:
-            del os.environ[name]

@@ -1,5 +1,6 @@
 """What a trial reports to Tune, and what the sweep writes down of it. Imported within a Ray session."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -98,5 +99,6 @@ def reason_of(error: BaseException) -> str:
         error = error.cause
     if isinstance(error, RayActorError):
         return "its process died: killed, or out of memory"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = re.sub(r"(?<=://)[^/@\s]+@", "", str(error))  # it goes into MLflow and tables: no passwords of URIs
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
     return lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(lines)}"[:300]

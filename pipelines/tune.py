@@ -137,7 +137,12 @@ def _at_once(sweep: Sweep, base: Experiment) -> int:
 
 
 def _close_run(base: Experiment, trial: Trial) -> None:
-    """Says in a trial's MLflow run how it ended, or that the sweep was stopped: the trial may not have come to it."""
+    """Says in a trial's MLflow run how it ended, or that the sweep was stopped: the trial may not have come to it.
+
+    Nor to logging its last epochs. Whoever else still logs them at this moment logs the same.
+    """
+    from pipelines.track_epochs import track_epochs
+
     statuses: dict[str, Literal["FAILED", "KILLED"]] = {"failed": "FAILED", "stopped": "KILLED", "begun": "KILLED"}
     run_folder = RunFolder.of(trial_experiment(base, trial.name, trial.overrides))
     kept = json.loads(run_folder.read("tracking.json") or b"{}")
@@ -149,6 +154,7 @@ def _close_run(base: Experiment, trial: Trial) -> None:
             tracked.finish(status)
         if trial.ended:
             tracked.set_tags({"trial.outcome": trial.outcome, "trial.reason": trial.reason})
+        track_epochs(tracked, run_folder)
 
 
 def _show(sweep: Sweep, folder: SweepFolder, parent: tracking.Run, trials: list[Trial]) -> list[dict[str, Any]]:
