@@ -85,8 +85,10 @@ def run_command(arguments: argparse.Namespace) -> None:
 def _list(uri: str, arguments: argparse.Namespace) -> None:
     from pipelines.model_text import list_lines
     from pipelines.registry import list_versions
+    from pipelines.tracking import explained
 
-    versions = list_versions(uri, arguments.name)
+    with explained(uri):
+        versions = list_versions(uri, arguments.name)
     print("\n".join(list_lines(versions)) if versions else f"no registered models in {uri}")
 
 

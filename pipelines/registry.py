@@ -82,7 +82,8 @@ def resolve_model(uri: str, model: str) -> ModelVersion:
     if parts is None:
         raise UserError(f"model '{model}': write it as models:/NAME@ALIAS or models:/NAME/VERSION")
     open_store(uri)
-    versions = list_versions(uri, parts["name"])
+    with explained(uri):
+        versions = list_versions(uri, parts["name"])
     for found in versions:
         if parts["alias"] in found.aliases or str(found.version) == parts["number"]:
             return found

@@ -5,6 +5,8 @@ is the address it listens on; `prefix` goes before its command, as ("ip", "netns
 a network namespace.
 """
 
+import base64
+import json
 import os
 import secrets
 import shutil
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +49,7 @@ class ObjectStore:
     host: str
     port: int
     prefix: Sequence[str]
+    secret: str
 
     @property
     def endpoint(self) -> str:
@@ -55,7 +59,7 @@ class ObjectStore:
         """What its clients need: boto3, MLflow, pyarrow and fsspec read all of it from there."""
         return {
             "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_SECRET_ACCESS_KEY": self.secret,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.endpoint,
         }
@@ -87,15 +91,24 @@ class Server:
         self._as_admin("3.0/mlflow/users/permissions/grant", words)
 
     def _as_admin(self, path: str, words: dict[str, Any]) -> None:
-        import requests
+        login = base64.b64encode(f"admin:{self.passwords['admin']}".encode()).decode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
+        request = urllib.request.Request(f"{self.uri}/api/{path}", json.dumps(words).encode(), headers)
+        urllib.request.urlopen(request, timeout=60).close()
 
-        login = ("admin", self.passwords["admin"])
-        requests.post(f"{self.uri}/api/{path}", json=words, auth=login, timeout=60).raise_for_status()
+
+def postgresql_programs() -> Path | None:
+    """The folder of the newest PostgreSQL's programs; Debian keeps most of them out of PATH."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    if debian:
+        return debian[-1].parent
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
 
 
 def missing_postgresql() -> str | None:
     """What PostgreSQL lacks on this machine, in words; None where it can be started."""
-    if _postgresql_programs() is None:
+    if postgresql_programs() is None:
         return "PostgreSQL is not installed: apt-get install postgresql"
     if os.geteuid() == 0 and (shutil.which("setpriv") is None or not _is_user(_POSTGRES)):
         return f"root can't start PostgreSQL without setpriv and a user {_POSTGRES}"
@@ -108,7 +121,7 @@ def postgresql(folder: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] =
 
     folder: for its log; the data lie elsewhere, as another user than root has to reach them.
     """
-    programs, port, password = _postgresql_programs(), _free_port(), secrets.token_urlsafe(12)
+    programs, port, password = postgresql_programs(), _free_port(), secrets.token_urlsafe(12)
     assert programs is not None, missing_postgresql()
     with tempfile.TemporaryDirectory(prefix="rtnet-postgresql-") as home:
         data, login = Path(home) / "data", Path(home) / "password"
@@ -149,7 +162,7 @@ def object_store(*, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iter
             Path(scratch) / "moto.log",
         ),
     ):
-        yield ObjectStore(host, port, prefix)
+        yield ObjectStore(host, port, prefix, secrets.token_urlsafe(24))
 
 
 @contextmanager
@@ -256,15 +269,6 @@ def _free_port() -> int:
     """Free here; in a namespace of its own nearly every port is."""
     with socket.create_server(("", 0)) as free:
         return int(free.getsockname()[1])
-
-
-def _postgresql_programs() -> Path | None:
-    """The folder of the newest PostgreSQL's programs; Debian keeps most of them out of PATH."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
-    if debian:
-        return debian[-1].parent
-    found = shutil.which("initdb")
-    return Path(found).resolve().parent if found else None
 
 
 def _is_user(name: str) -> bool:
