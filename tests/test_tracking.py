@@ -1,6 +1,7 @@
 """Runs in MLflow and the registry of models, in one SQLite store."""
 
 import math
+import os
 import pickle
 import socket
 import threading
@@ -194,3 +195,21 @@ def deaf_server() -> Iterator[str]:
 def test_a_server_that_does_not_answer_is_one_line_that_names_it(deaf_server: str) -> None:
     with pytest.raises(UserError, match=f"no MLflow server answers at {deaf_server}"):
         tracking.open_store(deaf_server)
+
+
+def test_a_tracking_uri_with_a_password_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    for uri in ("http://ada:secret@mlflow:5000", "postgresql://ada:secret@db/mlflow"):
+        with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+            tracking.tracking_uri(_experiment(tmp_path, uri=uri))
+        assert "secret" not in str(refused.value)
+
+
+def test_impatience_ends_with_the_last_who_is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    first, second = tracking.impatient(), tracking.impatient()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    second.__exit__(None, None, None)
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from pipelines import cli, prepare
-from pipelines.config import load_experiment
+from pipelines import cli, prepare, tune
+from pipelines.config import load_experiment, validate
 from pipelines.registry import resolve_model
 from pipelines.run_folder import RunFolder
-from pipelines.sweep import Sweep, load_sweep
-from pipelines.tracking import tracking_uri
+from pipelines.sweep import Sweep, load_sweep, trial_experiment
+from pipelines.tracking import start_run, tracking_uri
 from pipelines.trials import SweepFolder, Trial
 from rtnet.data.clip import write_clip
 
@@ -223,3 +223,30 @@ def test_optuna_goes_on_with_what_was_begun_and_goes_by_what_was_reached(sweep: 
     rates = [search.suggest(str(n))["overrides"]["training.phases.0.rate"] for n in range(10)]
     assert len({*rates, *(trial.overrides["training.phases.0.rate"] for trial in known)}) == 30
     assert 3e-3 < float(np.median(rates)) < 3e-2  # the best were about 0.01, the space's middle is 0.003
+
+
+def test_a_trial_that_is_stopped_before_its_last_epoch_is_logged_has_all_of_them(tmp_path: Path) -> None:
+    values = RECIPE.format(root=tmp_path).replace("name: tiny", f"name: rates\nstorage: {tmp_path}/runs")
+    base = validate(yaml.safe_load(values), "test")
+    trial = Trial("000-x", {}, "stopped")
+    experiment = trial_experiment(base, trial.name, trial.overrides)
+    run, folder = start_run(experiment, experiment.name), RunFolder.of(experiment)
+    folder.write("tracking.json", json.dumps({"uri": run.uri, "run_id": run.run_id}).encode())
+    for epoch in (1, 2):
+        measured = {"values": {"loss": epoch / 2}, "time": 1000 + epoch, "losses": [], "steps": []}
+        folder.write_measured(epoch, measured, {"one.jpg": b"picture"})
+        folder.write(f"epoch-{epoch:04d}/checkpoint.pt", b"")
+    folder.mark_tracked(1)
+    tune._close_run(base, trial)
+    client = MlflowClient(run.uri)
+    assert [(m.step, m.value) for m in client.get_metric_history(run.run_id, "loss")] == [(2, 1.0)]
+    assert client.list_artifacts(run.run_id, "validation/epoch-0002")
+    assert client.get_run(run.run_id).info.status == "KILLED"
+    assert folder.untracked() == []
+
+
+def test_a_reason_tells_no_password_of_a_uri() -> None:
+    from pipelines.trial_reports import reason_of
+
+    said = reason_of(OSError("no answer from http://ada:secret@proxy:3128/x"))
+    assert said == "OSError: no answer from http://proxy:3128/x"
