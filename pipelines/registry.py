@@ -69,7 +69,7 @@ def register_model(
         source = f"runs:/{run.run_id}/{place}"
         number = int(store.create_model_version(name, source, run.run_id, tags=kept).version)
     if alias is not None:
-        store.set_registered_model_alias(name, alias, str(number))
+        _point(run.uri, name, alias, number)
     return number
 
 
@@ -112,7 +112,14 @@ def set_alias(uri: str, model: ModelVersion, alias: str) -> None:
     if re.fullmatch(r"latest|v\d+", alias.lower()):
         raise UserError(f"alias '{alias}': MLflow keeps 'latest' and 'v1', 'v2', ... for itself: choose another")
     with explained(uri):
-        client(uri).set_registered_model_alias(model.name, alias, str(model.version))
+        _point(uri, model.name, alias, model.version)
+
+
+def _point(uri: str, name: str, alias: str, number: int) -> None:
+    with unless_there():
+        client(uri).set_registered_model_alias(name, alias, str(number))
+        return
+    client(uri).set_registered_model_alias(name, alias, str(number))  # which moves it now
 
 
 def set_tag(uri: str, model: ModelVersion, key: str, value: str) -> None:

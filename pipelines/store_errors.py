@@ -34,13 +34,15 @@ def explained(where: str) -> Iterator[None]:
 
 @contextmanager
 def unless_there() -> Iterator[None]:
-    """For what is made once, and others may be making at this moment."""
+    """For what others may be making at this moment: nothing, where it is there."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # Of aliases MLflow does not expect it, and lets its database speak: PostgreSQL, or SQLite.
+        words = ("duplicate key value", "UNIQUE constraint failed")
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" and not any(word in str(error) for word in words):
             raise
 
 

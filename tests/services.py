@@ -197,6 +197,7 @@ def mlflow_server(
         "MLFLOW_AUTH_ADMIN_PASSWORD": password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_urlsafe(12),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine processes more, for what nobody here uses
+        "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "75",  # a worker takes 40 requests, each with up to two connections
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     # Under pytest MLflow's database layer would check itself.

@@ -147,6 +147,17 @@ def test_an_experiment_that_several_begin_at_once_is_one(uri: str) -> None:
         assert len(set(threads.map(begin, range(8)))) == 1
 
 
+def test_an_alias_that_several_set_at_once_is_one_of_theirs(uri: str, written: Written) -> None:
+    versions = registry.list_versions(uri, MODEL)
+    with ThreadPoolExecutor(len(versions)) as threads:
+        for number in range(8):  # of sixteen that make it, MLflow refuses some in about every third try
+            aliases = [f"fresh-{number}"] * len(versions)
+            list(threads.map(registry.set_alias, [uri] * len(versions), versions, aliases))
+    found = registry.list_versions(uri, MODEL)
+    for number in range(8):
+        assert sum(f"fresh-{number}" in version.aliases for version in found) == 1
+
+
 def test_nothing_that_mlflow_holds_has_a_password_or_a_key(cluster: Cluster, written: Written) -> None:
     folder = programs()
     assert folder is not None
