@@ -55,8 +55,7 @@ def register_model(
     """
     store, digest = client(run.uri), file_digest(folder / MODEL_FILE)
     if name not in model_names(run.uri):
-        with unless_there():
-            store.create_registered_model(name)
+        unless_there(lambda: store.create_registered_model(name))
     for known in list_versions(run.uri, name):
         if (known.run_id, known.digest) == (run.run_id, digest):
             number = known.version
@@ -116,10 +115,11 @@ def set_alias(uri: str, model: ModelVersion, alias: str) -> None:
 
 
 def _point(uri: str, name: str, alias: str, number: int) -> None:
-    with unless_there():
+    def point() -> bool:
         client(uri).set_registered_model_alias(name, alias, str(number))
-        return
-    client(uri).set_registered_model_alias(name, alias, str(number))  # which moves it now
+        return True
+
+    unless_there(point) or point()  # which moves it, where another has just made it
 
 
 def set_tag(uri: str, model: ModelVersion, key: str, value: str) -> None:

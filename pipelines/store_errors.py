@@ -3,10 +3,13 @@
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rtnet.errors import UserError
+
+Made = TypeVar("Made")
 
 USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
@@ -32,18 +35,18 @@ def explained(where: str) -> Iterator[None]:
         raise UserError(_in_words(where, str(error).strip() or type(error).__name__)) from error
 
 
-@contextmanager
-def unless_there() -> Iterator[None]:
-    """For what others may be making at this moment: nothing, where it is there."""
+def unless_there(make: Callable[[], Made]) -> Made | None:
+    """What `make` gives; None where it is there, as others may be making it at this moment."""
     from mlflow.exceptions import MlflowException
 
     try:
-        yield
+        return make()
     except MlflowException as error:
         # Of aliases MLflow does not expect it, and lets its database speak: PostgreSQL, or SQLite.
         words = ("duplicate key value", "UNIQUE constraint failed")
         if error.error_code != "RESOURCE_ALREADY_EXISTS" and not any(word in str(error) for word in words):
             raise
+    return None
 
 
 @contextmanager

@@ -242,8 +242,9 @@ def _experiment_id(uri: str, name: str, storage: str) -> str:
     if found is None:
         # A server chooses the place itself; a database leaves it to us, and its default depends on the working folder.
         place = None if uri.startswith(("http", "databricks")) else f"{absolute(storage)}/mlartifacts"
-        with unless_there():
-            return str(store.create_experiment(name, artifact_location=place))
+        made = unless_there(lambda: store.create_experiment(name, artifact_location=place))
+        if made is not None:
+            return str(made)
         found = store.get_experiment_by_name(name)
     if found.lifecycle_stage != "active":
         raise UserError(f"MLflow experiment '{name}' in {uri} is deleted: restore it or change tracking.experiment")

@@ -131,10 +131,8 @@ def postgresql(folder: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] =
             become = ["setpriv", f"--reuid={_POSTGRES}", f"--regid={_POSTGRES}", "--clear-groups"]
             for path in (home, login):
                 shutil.chown(path, _POSTGRES, _POSTGRES)
-        initdb = [programs / "initdb", "-D", data, "-U", "mlflow", "-A", "scram-sha-256", f"--pwfile={login}"]
-        subprocess.run(
-            [*become, *initdb, "-E", "UTF8", "--locale=C", "--no-sync"], cwd=home, check=True, capture_output=True
-        )
+        initdb = f"{programs}/initdb -U mlflow -A scram-sha-256 -E UTF8 --locale=C --no-sync".split()
+        subprocess.run([*become, *initdb, "-D", data, f"--pwfile={login}"], cwd=home, check=True, capture_output=True)
         with (data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all all scram-sha-256\n")
         options = [f"listen_addresses={host}", "unix_socket_directories=", "max_connections=200"]

@@ -22,10 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,40 +181,40 @@ def _report(rows: Sequence[Row]) -> None:
 
 def _carry_model(megabytes: int) -> None:
     """Through the server and by S3's own client, in turns; prints medians of three."""
-    import boto3
-
-    from pipelines import tracking
-
-    times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch, postgresql(Path(scratch)) as database, object_store() as objects:
         folder, model = Path(scratch), Path(scratch) / "model.safetensors"
         model.write_bytes(os.urandom(megabytes << 20))
         os.environ.update(objects.environment())
         with mlflow_server(folder, backend=database, artifacts=objects.bucket("mlflow")) as server:
             os.environ.update(server.environment())
-            direct = boto3.client("s3")
-            for number in range(3):
-                run = tracking.start_plain_run(server.uri, f"model {number}", {})
-                key = f"direct/{number}"
-                ways: dict[str, Callable[[], object]] = {
-                    "server, up": lambda run=run: run.log_file(model),
-                    "server, down": lambda run=run: tracking.fetch(
-                        run.uri, f"runs:/{run.run_id}/{model.name}", folder / "down"
-                    ),
-                    "S3, up": lambda key=key: direct.upload_file(str(model), "mlflow", key),
-                    "S3, down": lambda key=key: direct.download_file("mlflow", key, str(folder / "direct")),
-                }
-                for way, carry in ways.items():
-                    began = time.perf_counter()
-                    carry()
-                    times.setdefault(way, []).append(time.perf_counter() - began)
-                assert (folder / "down" / model.name).read_bytes() == model.read_bytes()
+            rounds = [_carried(server.uri, model, folder, number) for number in range(3)]
     print(f"| way of {megabytes} MB | seconds | MB/s |\n|---|---|---|")
-    medians = {way: statistics.median(each) for way, each in times.items()}
+    medians = {way: statistics.median(each[way] for each in rounds) for way in rounds[0]}
     for way, seconds in medians.items():
         print(f"| {way} | {seconds:.2f} | {megabytes / seconds:.0f} |")
-    server_s, direct_s = (sum(s for way, s in medians.items() if way.startswith(who)) for who in ("server", "S3"))
-    print(f"ratio: {server_s / direct_s:.2f}")
+    ours, direct = (sum(s for way, s in medians.items() if way.startswith(who)) for who in ("server", "S3"))
+    print(f"ratio: {ours / direct:.2f}")
+
+
+def _carried(uri: str, model: Path, folder: Path, number: int) -> dict[str, float]:
+    """Seconds of each way."""
+    import boto3
+
+    from pipelines import tracking
+
+    run, direct, bucket = tracking.start_plain_run(uri, f"model {number}", {}), boto3.client("s3"), "mlflow"
+    began = [time.perf_counter()]
+    run.log_file(model)
+    began.append(time.perf_counter())
+    there = tracking.fetch(uri, f"runs:/{run.run_id}/{model.name}", folder / "down")
+    began.append(time.perf_counter())
+    direct.upload_file(str(model), bucket, f"direct/{number}")
+    began.append(time.perf_counter())
+    direct.download_file(bucket, f"direct/{number}", str(folder / "direct"))
+    began.append(time.perf_counter())
+    assert there.read_bytes() == (folder / "direct").read_bytes() == model.read_bytes()
+    ways = ("server, up", "server, down", "S3, up", "S3, down")
+    return {way: after - before for way, (before, after) in zip(ways, pairwise(began), strict=True)}
 
 
 if __name__ == "__main__":
