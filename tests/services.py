@@ -173,7 +173,7 @@ def mlflow_server(
     host: str = "127.0.0.1",
     prefix: Sequence[str] = (),
     allowed_hosts: Sequence[str] = (),
-    workers: int = 2,
+    workers: int = 1,
     login_cache: int = 60,
 ) -> Iterator[Server]:
     """MLflow's server with its own users, of whom there is `admin` at first.

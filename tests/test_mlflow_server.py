@@ -286,9 +286,7 @@ def test_a_server_without_credentials_for_its_bucket_says_so_at_once(
     cluster: Cluster, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": cluster.store.endpoint}
-    with mlflow_server(
-        tmp_path, backend=cluster.database, artifacts=cluster.artifacts, environment=nowhere, workers=1
-    ) as server:
+    with mlflow_server(tmp_path, backend=cluster.database, artifacts=cluster.artifacts, environment=nowhere) as server:
         began = time.monotonic()
         with pytest.raises(UserError, match=r"fails with 500.*S3 credentials") as refused:
             tracking.start_run(writers.experiment(server.uri, 98), "mine")

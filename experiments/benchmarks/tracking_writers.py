@@ -4,8 +4,8 @@
 
 A call is what a trial makes at the end of a step or an epoch: the values of one step, as one request. Writers are
 threads of at most four processes; each logs to a run of its own, call after call, for some seconds. Stores: MLflow's
-server with users, on PostgreSQL, as a cluster has it; the same where it checks the password of every call anew; and
-the SQLite file of one machine, which the writers open themselves. Everything runs on this machine: the server, its
+server with users, on PostgreSQL; the same with two workers; the same where it checks the password of every call anew;
+and the SQLite file of one machine, which the writers open themselves. Everything runs on this machine: the server, its
 database and the writers share its processors. Afterwards every value is looked up: `lost` are those that a call
 brought without an error and that are not there. The last line is the ratio of the calls a second of sixteen writers,
 all together, to those of one, on the server.
@@ -35,7 +35,13 @@ from tests.services import missing_postgresql, mlflow_server, object_store, post
 if TYPE_CHECKING:
     from pipelines.tracking import Run
 
-STORES = ("server", "server, every password checked", "SQLite file")
+SQLITE = "SQLite file"
+STORES: dict[str, dict[str, int]] = {
+    "server": {"workers": 1, "login_cache": 60},
+    "server, two workers": {"workers": 2, "login_cache": 60},
+    "server, every password checked": {"workers": 1, "login_cache": 0},
+    SQLITE: {},
+}
 VALUES = ("loss/total", "loss/bce", "loss/ssim", "loss/iou", "rate")
 PROCESSES = 4
 
@@ -105,13 +111,12 @@ def _opened(store: str) -> Iterator[str]:
     """The URI of a new store, for whose server this process and those that it starts are the administrator."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        if store == STORES[2]:
+        if store == SQLITE:
             yield f"sqlite:///{folder}/mlflow.db"
             return
-        cache = 60 if store == STORES[0] else 0
         with (
             postgresql(folder) as database,
-            mlflow_server(folder, backend=database, artifacts=str(folder / "files"), login_cache=cache) as server,
+            mlflow_server(folder, backend=database, artifacts=str(folder / "files"), **STORES[store]) as server,
         ):
             os.environ.update(server.environment())
             yield server.uri
@@ -176,7 +181,7 @@ def _report(rows: Sequence[Row]) -> None:
             f"| {row.store} | {row.writers} | {row.per_second:.1f} | {ratio:.2f} x | {row.slowest:.0f} | {row.failed} "
             f"| {row.lost} |"
         )
-    print(f"ratio: {ratios[STORES[0], max(row.writers for row in rows)]:.2f}")
+    print(f"ratio: {ratios['server', max(row.writers for row in rows)]:.2f}")
 
 
 def _carry_model(megabytes: int) -> None:
