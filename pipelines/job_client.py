@@ -171,12 +171,14 @@ def _client_class() -> Any:
                 ) from error
 
         def _raise_error(self, response: Any) -> None:
-            said = (response.text.strip().splitlines() or [f"status {response.status_code}"])[-1]
-            if response.status_code >= 500:
-                raise UnreachableError(f"the cluster at {self._address} can't do it now: {said}")
+            # Of tracebacks, of which one may hold another, the last line that says something.
+            lines = [line for line in response.text.splitlines() if re.search(r"\w", line)]
+            said = lines[-1] if lines else f"status {response.status_code}"
             kinds = {"already exists": TakenError, "does not exist": UnknownJobError}
-            kind = next((kind for words, kind in kinds.items() if words in said), UserError)
-            raise kind(f"the cluster at {self._address}: {said}")
+            kind = next((kind for words, kind in kinds.items() if words in said), None)
+            if kind is None and response.status_code >= 500:
+                raise UnreachableError(f"the cluster at {self._address} can't do it now: {said}")
+            raise (kind or UserError)(f"the cluster at {self._address}: {said}")
 
     return Client
 

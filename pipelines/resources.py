@@ -15,6 +15,7 @@ from rtnet.errors import UserError
 Bundle = Mapping[str, float]
 """What one process reserves, all on one node: {"CPU": 1.0, "GPU": 1.0}."""
 
+_BEGINS = 30.0  # seconds in which an autoscaler says something for the first time
 _LIMIT = 1800.0  # seconds for a cluster to grow: a machine and its image take minutes
 _LINES = 60.0  # seconds from one line that says so to the next
 _LOOKS = 5.0  # seconds from one look to the next; the autoscaler decides about as often
@@ -61,8 +62,15 @@ def gpus_there() -> float:
 
 
 def grows() -> bool:
-    """Whether an autoscaler looks after the cluster; one may have nothing to add."""
-    return _autoscaling() is not None
+    """Whether an autoscaler looks after the cluster, also one that has just begun; it may have nothing to add."""
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    deadline = time.monotonic() + _BEGINS
+    while _autoscaling() is None:
+        if not is_autoscaler_v2(fetch_from_server=True, gcs_client=_gcs()) or time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
 
 
 def fits(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:
@@ -132,13 +140,18 @@ def _wait(bundles: Sequence[Bundle]) -> str:
 
 def _autoscaling() -> Any:
     """What the autoscaler last said; None where there is none."""
-    import ray
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
     reply = GetClusterStatusReply()
-    reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=10))
+    reply.ParseFromString(_gcs().get_cluster_status(timeout_s=10))
     return reply.autoscaling_state if reply.HasField("autoscaling_state") else None
+
+
+def _gcs() -> Any:
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    return GcsClient(address=ray.get_runtime_context().gcs_address)
 
 
 def _is_refused(state: Any, group: str) -> bool:

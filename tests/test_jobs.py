@@ -173,8 +173,9 @@ def test_a_job_submitted_twice_at_the_same_moment_is_one_and_another_recipe_wait
 ) -> None:
     job = "job-evaluate-1"
     both = [_begin(cluster, root, "evaluate", str(root / "job.yaml"), "--no-wait") for _ in range(2)]
-    said = sorted(process.communicate(timeout=120)[0].splitlines()[0] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    said = sorted(output.splitlines()[0] for output, _ in told)
     assert said[0].startswith(f"job {job} is submitted to")
     assert said[1].startswith(f"job {job} of the same recipe is ") and said[1].endswith(": nothing is started")
     command = ["rtnet", "submit", "evaluate", str(root / "job.yaml"), "seed=1", *ADDRESS]
@@ -233,7 +234,9 @@ def _begin(environment: Environment, root: Path, *arguments: str) -> subprocess.
     """`_submit`, without waiting for it."""
     environment = environment | {"PYTHONPATH": str(root / "checkout")}
     command = [str(BIN / "python"), "-m", "pipelines.cli", "submit", *arguments, *ADDRESS]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=root / "checkout")
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root / "checkout"
+    )
 
 
 def _following(
