@@ -40,6 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"rtnet {options.verb}: {redacted(str(error))}", file=sys.stderr)
         return 2
+    except OSError as error:
+        from pipelines.storage import is_away
+
+        if not is_away(error):
+            raise
+        said = str(error).splitlines()[0]
+        print(f"rtnet {options.verb}: a store does not answer ({said}); the same command continues", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"rtnet {options.verb}: stopped; the same command continues", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.storage import open_storage, read_bytes
+from pipelines.storage import is_away, open_storage, read_bytes
 from rtnet.data.flips import flip
 from rtnet.data.images import decode_image, decode_mask
 from rtnet.data.planes import decode_planes, planes_shape
@@ -109,7 +109,7 @@ class Dataset:
         return {name: self.index[name][row].as_py() for name in self.index.column_names}
 
     def read(self, row: int) -> View:
-        """One row, decoded. Raises UserError where its file is missing or damaged."""
+        """One row, decoded. Raises UserError where its file is missing or damaged, OSError where its store is away."""
         data = self.read_encoded(row)
         where, view = f"{self.uri}/{self.column('file')[row]}, row {row}", str(self.column("view")[row])
         image = flip(decode_image(data["image"] or b"", where), view)
@@ -138,6 +138,8 @@ class Dataset:
             try:
                 span: bytes = _opened(self.uri, path).read_at(size, start)
             except (OSError, pa.ArrowInvalid) as error:
+                if isinstance(error, OSError) and is_away(error):
+                    raise
                 raise UserError(f"{path} can't be read ({str(error).splitlines()[0]}): {_AGAIN}") from error
             if len(span) == size:
                 return span

@@ -5,6 +5,7 @@ import math
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rtnet.checkpoint import load_model
 from rtnet.errors import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
+_CONTINUES = "whole sequences stay; the same command continues"
 _STAGES = ("decode", "flow", "network", "encode")
 
 
@@ -94,16 +96,32 @@ def _predict(
         **_share(options, ray.cluster_resources()),
     )
     progress, faults = _Progress(predictions, units), {}
-    for report in reports.iter_rows():
+    for report in _while_ray_lives(reports.iter_rows()):
         if not report["error"]:
             rows, spent = json.loads(report["statistics"]), json.loads(report["spent"])
             progress.add(units[report["unit"]], rows, spent, report["begun"])
         elif options.on_error == "skip":
             faults[units[report["unit"]].sequence] = report["error"]
         else:
-            raise UserError(f"{report['error']} (whole sequences stay; the same command continues)")
+            raise UserError(f"{report['error']} ({_CONTINUES})")
     progress.end()
     return faults
+
+
+def _while_ray_lives(reports: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """UserError where it is Ray that can't go on, not the actors' code."""
+    from ray.data.exceptions import ExecutionTimeoutError
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        yield from reports
+    except RayTaskError:
+        raise
+    except (RayError, ExecutionTimeoutError) as error:
+        what = f"Ray was killed or lost ({type(error).__name__})"
+        if isinstance(error, ExecutionTimeoutError):
+            what = "nothing was predicted for half an hour, as if no node had room for the actors"
+        raise UserError(f"{what}: {_CONTINUES}") from error
 
 
 class _Progress:

@@ -122,6 +122,7 @@ def _parts(experiment: Experiment, sequences: list[Sequence], faults: Faults) ->
 def _make(parts: list[Part], target: str, gpus_per_actor: float, faults: Faults) -> dict[int, pa.Table]:
     """The index entries of each part by its number, after Ray Data has made those that are missing."""
     import ray.data
+    from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayError
 
     numbers = ray.data.from_items([{"number": n} for n in range(len(parts))], override_num_blocks=len(parts))
@@ -135,16 +136,19 @@ def _make(parts: list[Part], target: str, gpus_per_actor: float, faults: Faults)
                 continue
             made[result["number"]] = unpacked(result["entries"])
             progress.show(part, result["fresh"])
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         raise UserError(_what_died(error, [part for number, part in enumerate(parts) if number not in made])) from error
     return made
 
 
 def _what_died(error: Exception, unmade: list[Part]) -> str:
+    from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
     if isinstance(error, OutOfMemoryError | WorkerCrashedError):
         what = f"a worker was killed, or ran out of memory, {_TRIES + 1} times at one part"
+    elif isinstance(error, ExecutionTimeoutError):
+        what = "nothing was finished for half an hour, as if no node had room for it,"
     else:
         what = f"Ray was killed or lost ({type(error).__name__})"
     return f"{what} while {_key(unmade[0].sequence)} was among what was prepared: {_CONTINUES}"

@@ -16,23 +16,31 @@ Bundle = Mapping[str, float]
 """What one process reserves, all on one node: {"CPU": 1.0, "GPU": 1.0}."""
 
 _BEGINS = 30.0  # seconds in which an autoscaler says something for the first time
-_LIMIT = 1800.0  # seconds for a cluster to grow: a machine and its image take minutes
+_LIMIT = 1800.0  # seconds for a cluster to grow, or a lost host to come back: a machine and its image take minutes
 _LINES = 60.0  # seconds from one line that says so to the next
 _LOOKS = 5.0  # seconds from one look to the next; the autoscaler decides about as often
 
 
 def check_resources(scaling: Scaling, at_once: int = 1) -> None:
     """Returns when there is room for so many trainings; UserError where there is not, nor will be."""
-    worker = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
     lower = [f"lower {field}" for field, count in (("at_once", at_once), ("scaling.num_workers", scaling.num_workers))
              if count > 1]  # fmt: skip
     _require(
-        ([worker] * scaling.num_workers + [{"CPU": READ_CPUS}]) * at_once,
+        _bundles(scaling) * at_once,
         f"scaling.num_workers={scaling.num_workers} asks, with the tasks that read"
         + (f", in {at_once} trials at once," if at_once > 1 else ","),
         lower,
         {"CPU": "lower scaling.cpus_per_worker", "GPU": "set scaling.use_gpu=false"},
     )
+
+
+def await_room(scaling: Scaling) -> None:
+    """Returns when there is room for a training again that has lost some; UserError where that takes too long."""
+    if why_not := _wait(_bundles(scaling)):
+        raise UserError(
+            f"the cluster has no room any more for scaling.num_workers={scaling.num_workers}, and {why_not}: bring the "
+            "lost nodes back, or others; the same command continues"
+        )
 
 
 def check_actors(options: Prediction) -> None:
@@ -71,6 +79,12 @@ def grows() -> bool:
             return False
         time.sleep(1)
     return True
+
+
+def _bundles(scaling: Scaling) -> list[Bundle]:
+    """Of a training: each worker, and a task that reads."""
+    worker = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
+    return [worker] * scaling.num_workers + [{"CPU": READ_CPUS}]
 
 
 def fits(bundles: Sequence[Bundle], nodes: Sequence[Bundle]) -> bool:

@@ -51,6 +51,10 @@ class RunFolder:
         """After how many steps there are checkpoints within an epoch, rising."""
         return sorted(int(path.removesuffix(".pt")) for path in self._files("steps") if path.endswith(".pt"))
 
+    def furthest(self) -> tuple[int, int]:
+        """The newest whole epoch, and the newest number of steps within one; 0 where there is none."""
+        return max(self.epochs(), default=0), max(self.steps(), default=0)
+
     def checkpoint(self, epoch: int) -> str:
         """Path of an epoch's checkpoint on the folder's file system."""
         return f"{self.place[1]}/epoch-{epoch:04d}/checkpoint.pt"

@@ -185,7 +185,7 @@ class Scaling(Section):
     threads_per_worker: Count | None = None
     """PyTorch threads of a worker; null takes as many as the CPUs that it reserves."""
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """How often a worker group that died is started again from the last checkpoint."""
+    """How often in a row workers that died are begun again, without a checkpoint in between."""
 
 
 def _free_alias(alias: str) -> str:

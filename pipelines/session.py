@@ -15,7 +15,11 @@ from rtnet.errors import UserError
 # Read by Ray when it starts, so they are set before it is imported.
 _SETTINGS = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # V2 starts 32 actors for every read
-    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300",
+    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "1800",  # hosts that are lost may come back, or others
+    # A call to a host that is cut off fails after 80 seconds, and the task begins elsewhere; else after seven minutes.
+    # Nodes that were started without this take more frequent pings than one a minute for an attack.
+    "RAY_grpc_client_keepalive_time_ms": "60000",
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line of a worker twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+from uuid import uuid4
 
 import fsspec
 import pyarrow as pa
@@ -28,14 +29,23 @@ _S3_MEND = (
 )
 
 
-def open_storage(uri: str) -> tuple[fs.FileSystem, str]:
-    """(file system, path on it) of a local path or of a URI such as s3://bucket/folder; UserError where none opens."""
+_AWAY = ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE", "UNKNOWN")
+
+_TRIES = 10  # about a minute: a host that restarts, or a cable that is put in again, is not to end a long job
+_TRIES_AT_FIRST = 3  # seconds
+
+
+def open_storage(uri: str, tries: int = _TRIES) -> tuple[fs.FileSystem, str]:
+    """(file system, path on it) of a local path or of a URI such as s3://bucket/folder; UserError where none opens.
+
+    tries: how often an S3 store is asked that does not answer, each time after a longer pause.
+    """
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
     if uri.startswith("s3://"):
         parts = urlsplit(uri)
         bucket = parts.netloc.rpartition("@")[2]
-        return _s3(bucket, parts.query), f"{bucket}{unquote(parts.path)}".rstrip("/")
+        return _s3(bucket, parts.query, tries), f"{bucket}{unquote(parts.path)}".rstrip("/")
     try:
         return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
@@ -57,13 +67,18 @@ def reach(uri: str, field: str) -> None:
 
     What is not there yet is no fault.
     """
-    system, path = open_storage(uri)
+    system, path = open_storage(uri, _TRIES_AT_FIRST)
     if not isinstance(system, fs.S3FileSystem):
         return
     try:
         system.get_file_info(path)
     except OSError as error:
         raise UserError(f"{field}={uri} can't be read ({_reason(error)}): {_S3_MEND}") from error
+
+
+def is_away(error: OSError) -> bool:
+    """Whether a store did not answer, or not now: what it holds may be well."""
+    return any(f"AWS Error {kind}" in str(error) for kind in _AWAY)
 
 
 def write_whole(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
@@ -117,7 +132,7 @@ def read_bytes(system: fs.FileSystem, path: str) -> bytes:
         return bytes(file.read())
 
 
-def _s3(bucket: str, query: str) -> fs.FileSystem:
+def _s3(bucket: str, query: str, tries: int) -> fs.FileSystem:
     given = dict(parse_qsl(query))
     if unknown := given.keys() - {"scheme", "endpoint_override", "region"}:
         raise UserError(f"s3://{bucket}/...?{query}: '{min(unknown)}' is none of scheme, endpoint_override and region")
@@ -129,17 +144,22 @@ def _s3(bucket: str, query: str) -> fs.FileSystem:
         given.get("scheme", scheme) or "https",
         given.get("endpoint_override", host.rstrip("/")),
         given.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        tries,
     )
 
 
 @lru_cache(maxsize=64)
-def _s3_system(bucket: str, scheme: str, endpoint: str, region: str | None) -> fs.FileSystem:
+def _s3_system(bucket: str, scheme: str, endpoint: str, region: str | None, tries: int) -> fs.FileSystem:
     try:
         if region is None and not endpoint:
             region = fs.resolve_s3_region(bucket)
         # Opened late, a small file is one request, all or nothing, instead of three.
         return fs.S3FileSystem(
-            scheme=scheme, endpoint_override=endpoint or None, region=region, allow_delayed_open=True
+            scheme=scheme,
+            endpoint_override=endpoint or None,
+            region=region,
+            allow_delayed_open=True,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=tries),
         )
     except OSError as error:
         raise UserError(f"s3://{bucket} can't be found ({_reason(error)}): {_S3_MEND}") from error
@@ -151,7 +171,7 @@ def _put(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
 
 
 def _write_aside(system: fs.FileSystem, path: str, data: bytes | memoryview) -> None:
-    aside = f"{path}.{os.getpid()}.part"
+    aside = f"{path}.{uuid4().hex[:8]}.part"  # on a disk that several hosts mount, processes of one number may meet
     try:
         put(system, aside, data)
         system.move(aside, path)

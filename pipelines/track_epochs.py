@@ -1,5 +1,6 @@
 """Training's curves and pictures to MLflow, from what the run's folder keeps of each epoch."""
 
+import logging
 import queue
 import threading
 from typing import Any
@@ -38,6 +39,10 @@ class TrackEpochs(UserCallback):  # type: ignore[misc]
             self._epochs = queue.SimpleQueue()
             threading.Thread(target=self._track, args=(self._epochs,), daemon=True).start()
         self._epochs.put(None)
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # Next it would print, with its stack, that the dead can't take leave.
+        logging.getLogger("ray.train.v2._internal.callbacks.backend_setup").setLevel(logging.ERROR)
 
     def _track(self, epochs: "queue.SimpleQueue[None]") -> None:
         while True:

@@ -5,11 +5,8 @@ does nothing once it is finished.
 """
 
 import json
-import signal
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +16,13 @@ from pipelines import tracking
 from pipelines.code_version import code_commit
 from pipelines.config import Experiment, expand_stages
 from pipelines.dataset import Dataset
+from pipelines.fit import fit
 from pipelines.initial_weights import initial_state
 from pipelines.lock import sole_writer
 from pipelines.places import check_reachable, check_shared, places_of
 from pipelines.registry import MODEL_FILE, register_model
 from pipelines.resources import check_resources
-from pipelines.run_folder import STOPPED, RunFolder, decisive_settings
+from pipelines.run_folder import RunFolder, decisive_settings
 from pipelines.session import ray_session
 from pipelines.storage import absolute, open_storage, read_bytes
 from pipelines.system_metrics import system_metrics
@@ -96,7 +94,7 @@ def train_one(
                     folder.write_epoch(0, fresh)
                 if folder.epochs()[-1] < experiment.training.phases[-1].last_epoch or callbacks:
                     with system_metrics(tracked):
-                        _fit(experiment, folder, tracked, callbacks)
+                        fit(experiment, folder, tracked, callbacks)
                 return _finish(experiment, folder, tracked, dataset, register)
             except BaseException as failure:
                 tracked.try_finish("KILLED" if isinstance(failure, KeyboardInterrupt) else "FAILED")
@@ -152,79 +150,6 @@ def _finish(
     return trained
 
 
-def _fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callbacks: Sequence[Any]) -> None:
-    """Runs the workers. Raises UserError where something stopped them though no machine failed."""
-    from ray.train import (
-        CheckpointConfig,
-        FailureConfig,
-        LoggingConfig,
-        RunConfig,
-        ScalingConfig,
-        TrainingFailedError,
-    )
-    from ray.train.torch import TorchTrainer
-
-    from pipelines.track_epochs import TrackEpochs
-    from pipelines.train_worker import train_worker
-
-    scaling = experiment.scaling
-    system, storage = open_storage(experiment.storage)  # Ray itself would look for an object store elsewhere
-    drop_torn_snapshot(folder)
-    if folder.read(STOPPED) is not None:
-        folder.delete(STOPPED)
-    resources = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=experiment.model_dump(mode="json"),
-        scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=experiment.name,
-            storage_path=storage,
-            storage_filesystem=system,
-            callbacks=[TrackEpochs(tracked, folder), *callbacks],
-            logging_config=LoggingConfig(log_level="WARNING"),
-            failure_config=FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=experiment.training.keep_checkpoints,
-                checkpoint_score_attribute="validation/JF",
-                checkpoint_score_order="max",
-            ),
-        ),
-    )
-    try:
-        with _interrupts_given_back():
-            error = str(trainer.fit().return_value["error"])
-    except TrainingFailedError as failure:
-        if (stopped := folder.read(STOPPED)) is not None:
-            error = stopped.decode()
-        elif lost := lost_workers(failure):
-            error = (
-                f"run {folder.uri} has lost its workers, the last time so: {lost}; the same command continues it; "
-                "where memory is short, lower scaling.num_workers or training.batch_size"
-            )
-        else:
-            raise
-    if error:
-        raise UserError(error)
-
-
-@contextmanager
-def _interrupts_given_back() -> Iterator[None]:
-    """Ray Train keeps Ctrl-C for itself for good, and after its end starts a new Ray to tell a controller of it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:  # Ray's answer to Ctrl-C
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _absolute(experiment: Experiment) -> Experiment:
     """Workers have working folders of their own."""
     data = experiment.data.model_copy(update={"dataset": absolute(experiment.data.dataset)})
@@ -249,32 +174,6 @@ def _tracked_run(experiment: Experiment, folder: RunFolder, dataset: Dataset, pa
         system, root = open_storage(dataset.uri)
         tracked.log_missing({"dataset/provenance.json": read_bytes(system, f"{root}/provenance.json")})
     return tracked
-
-
-def drop_torn_snapshot(folder: RunFolder) -> None:
-    """Ray overwrites its list of checkpoints in place, so a kill can tear it; ours tells where the run was."""
-    name = "checkpoint_manager_snapshot.json"
-    snapshot = folder.read(name)
-    try:
-        json.loads(snapshot or b"{}")
-    except ValueError:
-        print(f"{folder.uri}/{name} was torn by a kill: left aside; the run continues from its newest checkpoint")
-        folder.delete(name)
-
-
-def lost_workers(failure: Exception) -> str:
-    """What ended the workers, in one line, where it was not their code: killed, or out of memory."""
-    from ray.exceptions import OutOfMemoryError, RayActorError
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-
-    causes = [*getattr(failure, "worker_failures", {}).values(), getattr(failure, "controller_failure", None)]
-    for cause in causes:
-        if isinstance(cause, WorkerHealthCheckFailedError):
-            cause = cause.health_check_failure
-        if isinstance(cause, RayActorError | OutOfMemoryError):
-            said = [line for line in str(cause).splitlines() if not line[:1].isspace()]  # the others are its fields
-            return " ".join(said)[:300]
-    return ""
 
 
 def _scores(values: dict[str, float]) -> dict[str, float]:

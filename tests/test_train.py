@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 
 from pipelines import cli, prepare, train
 from pipelines.config import expand_stages, load_experiment
+from pipelines.fit import drop_torn_snapshot, lost_workers
 from pipelines.initial_weights import initial_state
 from pipelines.lock import sole_writer
 from pipelines.registry import download_model, list_versions, resolve_model
@@ -428,17 +429,17 @@ def test_workers_that_are_lost_for_good_are_told_in_one_line(recipe: Path) -> No
     with pytest.raises(RayActorError) as lost:
         ray.get(ray.remote(num_cpus=0)(Worker).remote().work.remote())
     for failure in (ControllerError(lost.value), WorkerGroupError("one of them", {0: lost.value})):
-        said = train.lost_workers(failure)
+        said = lost_workers(failure)
         assert "worker process has died" in said and "\n" not in said and "actor_id" not in said
-    assert not train.lost_workers(WorkerGroupError("their own code", {0: ValueError("no")}))
+    assert not lost_workers(WorkerGroupError("their own code", {0: ValueError("no")}))
 
 
 def test_a_list_of_checkpoints_torn_by_a_kill_is_put_aside(recipe: Path, tmp_path: Path) -> None:
     folder = RunFolder.of(load_experiment(recipe, [f"storage={tmp_path}"]))
     name = "checkpoint_manager_snapshot.json"
     folder.write(name, b'{"checkpoint_results": [')
-    train.drop_torn_snapshot(folder)
+    drop_torn_snapshot(folder)
     assert folder.read(name) is None
     folder.write(name, json.dumps({}).encode())
-    train.drop_torn_snapshot(folder)
+    drop_torn_snapshot(folder)
     assert folder.read(name) == b"{}"
