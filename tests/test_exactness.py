@@ -65,14 +65,14 @@ def test_float32_strays_from_float64_no_further_than_the_plain_network_does(back
     exact = random_network(backbone)
     single = copy.deepcopy(exact).float()
     ratios = []
-    for batch in range(1, 6):
+    for batch in range(1, 10):
         frames, flow = (x[:1] for x in random_inputs(batch))
         wanted = plain_network(exact).side_maps(frames[0], flow[0])
         plain = plain_network(single).side_maps(frames[0].float(), flow[0].float())
         maps = single(frames.float(), flow.float())
         ours = {name: [x[0].sigmoid() for x in getattr(maps, name)] for name in wanted}
         ratios.append(_distance(ours, wanted) / _distance(plain, wanted))
-    assert sorted(ratios)[2] < 1.5
+    assert sorted(ratios)[4] < 1.5
 
 
 @pytest.mark.parametrize("both", [False, True])
