@@ -1,8 +1,8 @@
 """Real services for tests and benchmarks: PostgreSQL, an object store and MLflow's server.
 
-Each is a process of its own that answers when the block begins and is gone, with all its folders, when it ends. `host`
-is the address it listens on; `prefix` goes before its command, as ("ip", "netns", "exec", NAME) does for a service in
-a network namespace.
+Each is a process of its own that answers when the block begins and is gone, with all its folders, when it ends; where
+its starter is killed, it ends as well (on Linux). `host` is the address it listens on; `prefix` goes before its
+command, as ("ip", "netns", "exec", NAME) does for a service in a network namespace.
 """
 
 import base64
@@ -26,7 +26,7 @@ from typing import Any
 
 _POSTGRES = "postgres"  # whom Debian's package makes; PostgreSQL does not run as root
 
-# Asks until the answer is 200, within the service's own network namespace.
+# Asks until the answer is 200, within the service's own network namespace; what changes anything, once.
 _REQUEST = """
 import socket, sys, time
 method, host, port, path = sys.argv[1:]
@@ -34,8 +34,11 @@ while True:
     try:
         with socket.create_connection((host, int(port)), 60) as connection:
             connection.sendall(f"{method} {path} HTTP/1.0\\r\\nHost: {host}:{port}\\r\\n\\r\\n".encode())
-            if connection.recv(12).endswith(b" 200"):
+            status = connection.recv(12)
+            if status.endswith(b" 200"):
                 break
+            if method != "GET":
+                sys.exit(f"{method} {path}: {status}")
     except OSError:
         pass
     time.sleep(0.1)
@@ -66,7 +69,8 @@ class ObjectStore:
 
     def bucket(self, name: str) -> str:
         """Makes a bucket; its URI."""
-        subprocess.run(_request(self.prefix, "PUT", self.host, self.port, f"/{name}"), check=True, timeout=60)
+        make = _request("PUT", self.host, self.port, f"/{name}")
+        subprocess.run([*self.prefix, *make], check=True, timeout=60)
         return f"s3://{name}"
 
 
@@ -139,8 +143,9 @@ def postgresql(folder: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] =
         command = [programs / "postgres", "-D", data, "-p", port, *(word for each in options for word in ("-c", each))]
         answers = 'until "$0" -q -h "$1" -p "$2"; do sleep 0.1; done'
         with _service(
-            [*prefix, *become, *command],
-            [*prefix, "sh", "-c", answers, programs / "pg_isready", host, port],
+            [*prefix, *become],
+            command,
+            ["sh", "-c", answers, programs / "pg_isready", host, port],
             folder / "postgresql.log",
             home=Path(home),
             stop=signal.SIGINT,  # without waiting for its clients
@@ -155,8 +160,9 @@ def object_store(*, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iter
     with (
         tempfile.TemporaryDirectory() as scratch,
         _service(
-            [*prefix, sys.executable, "-m", "moto.server", "-H", host, "-p", port],
-            _request(prefix, "GET", host, port, "/moto-api/"),
+            prefix,
+            [sys.executable, "-m", "moto.server", "-H", host, "-p", port],
+            _request("GET", host, port, "/moto-api/"),
             Path(scratch) / "moto.log",
         ),
     ):
@@ -198,14 +204,15 @@ def mlflow_server(
         "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "75",  # a worker takes 40 requests, each with up to two connections
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    # Under pytest MLflow's database layer would check itself.
-    outer = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    # Under pytest MLflow's database layer would check itself; and the tests have credentials of a store of their own.
+    outer = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "AWS_"))}
     allowed = ",".join(f"{name}:{port}" for name in (host, *allowed_hosts))
     options = ["--app-name", "basic-auth", "--artifacts-destination", artifacts, "--allowed-hosts", allowed]
     options += ["--host", host, "--port", str(port), "--workers", str(workers)]
     with _service(
-        [*prefix, sys.executable, "-m", "mlflow", "server", *options],
-        _request(prefix, "GET", host, port, "/health"),
+        prefix,
+        [sys.executable, "-m", "mlflow", "server", *options],
+        _request("GET", host, port, "/health"),
         folder / "mlflow.log",
         environment={**outer, **own, **(environment or {})},
         within=180,
@@ -215,6 +222,7 @@ def mlflow_server(
 
 @contextmanager
 def _service(
+    prefix: Sequence[str],
     command: Sequence[object],
     answers: Sequence[object],
     log: Path,
@@ -225,9 +233,10 @@ def _service(
     within: float = 60,
 ) -> Iterator[None]:
     """Runs a command until the block ends. answers: a command that ends well when the service answers, in seconds."""
+    leash = ["setpriv", f"--pdeathsig={stop.name.removeprefix('SIG')}"] if shutil.which("setpriv") else []
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(word) for word in command],
+            [str(word) for word in (*prefix, *leash, *command)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -236,7 +245,7 @@ def _service(
             start_new_session=True,
         )
     try:
-        _wait(process, answers, log, within)
+        _wait(process, [*prefix, *answers], log, within)
         yield
     finally:
         process.send_signal(stop)
@@ -260,8 +269,8 @@ def _wait(process: subprocess.Popen[bytes], answers: Sequence[object], log: Path
         raise RuntimeError(f"{answers!r} failed with {asking.returncode}")
 
 
-def _request(prefix: Sequence[str], method: str, host: str, port: int, path: str) -> list[str]:
-    return [*prefix, sys.executable, "-I", "-S", "-c", _REQUEST, method, host, str(port), path]
+def _request(method: str, host: str, port: int, path: str) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", _REQUEST, method, host, str(port), path]
 
 
 def _free_port() -> int:

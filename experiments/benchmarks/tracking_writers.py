@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from pipelines.tracking import Run
 
 SQLITE = "SQLite file"
-STORES: dict[str, dict[str, int]] = {
-    "server": {"workers": 1, "login_cache": 60},
-    "server, two workers": {"workers": 2, "login_cache": 60},
-    "server, every password checked": {"workers": 1, "login_cache": 0},
-    SQLITE: {},
+STORES = {  # workers, and seconds for which a password that was right is not checked again
+    "server": (1, 60),
+    "server, two workers": (2, 60),
+    "server, every password checked": (1, 0),
+    SQLITE: (0, 0),
 }
 VALUES = ("loss/total", "loss/bce", "loss/ssim", "loss/iou", "rate")
 PROCESSES = 4
@@ -114,9 +114,10 @@ def _opened(store: str) -> Iterator[str]:
         if store == SQLITE:
             yield f"sqlite:///{folder}/mlflow.db"
             return
+        (workers, cache), files = STORES[store], str(folder / "files")
         with (
             postgresql(folder) as database,
-            mlflow_server(folder, backend=database, artifacts=str(folder / "files"), **STORES[store]) as server,
+            mlflow_server(folder, backend=database, artifacts=files, workers=workers, login_cache=cache) as server,
         ):
             os.environ.update(server.environment())
             yield server.uri
@@ -189,8 +190,9 @@ def _carry_model(megabytes: int) -> None:
     with tempfile.TemporaryDirectory() as scratch, postgresql(Path(scratch)) as database, object_store() as objects:
         folder, model = Path(scratch), Path(scratch) / "model.safetensors"
         model.write_bytes(os.urandom(megabytes << 20))
-        os.environ.update(objects.environment())
-        with mlflow_server(folder, backend=database, artifacts=objects.bucket("mlflow")) as server:
+        files, store = objects.bucket("mlflow"), objects.environment()
+        os.environ.update(store)
+        with mlflow_server(folder, backend=database, artifacts=files, environment=store) as server:
             os.environ.update(server.environment())
             rounds = [_carried(server.uri, model, folder, number) for number in range(3)]
     print(f"| way of {megabytes} MB | seconds | MB/s |\n|---|---|---|")
