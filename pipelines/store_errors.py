@@ -11,7 +11,7 @@ from rtnet.errors import UserError
 
 Made = TypeVar("Made")
 
-USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+_USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 # A server's status, in the words of MLflow's REST calls, of its artifacts' calls, and of calls that were repeated.
 _STATUS = re.compile(r"failed with error code (\d{3})|^(\d{3}) \w+ Error|too many (\d{3}) error responses")
@@ -76,13 +76,13 @@ def _in_words(where: str, said: str) -> str:
     status = next(filter(None, found.groups())) if found else ""
     path = _PATH.search(said)
     asked = f" ({path[1].rstrip('.')})" if path else ""
-    user = os.environ.get(USER)
+    user = os.environ.get(_USER)
     if "Invalid Host header" in said:
         return f"the MLflow server does not let itself be called as {where}: add that host:port to its --allowed-hosts"
-    if status == "401" and not (user and os.environ.get(PASSWORD)):
-        return f"MLflow at {where} asks who you are: set {USER} and {PASSWORD}"
+    if status == "401" and not (user and os.environ.get(_PASSWORD)):
+        return f"MLflow at {where} asks who you are: set {_USER} and {_PASSWORD}"
     if status == "401":
-        return f"MLflow at {where} has no user '{user}' with this password: mend {USER} and {PASSWORD}"
+        return f"MLflow at {where} has no user '{user}' with this password: mend {_USER} and {_PASSWORD}"
     if status == "403":
         return (
             f"MLflow at {where} does not allow user '{user}' to do this{asked}: READ is enough to look up and to "

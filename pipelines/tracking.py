@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 
 from pipelines.code_version import code_tags, environment
 from pipelines.config import Experiment
+from pipelines.credentials import refuse_credentials
 from pipelines.storage import absolute
-from pipelines.store_errors import PASSWORD, USER, unless_there
 from pipelines.store_errors import explained as explained
 from pipelines.store_errors import impatient as impatient
+from pipelines.store_errors import unless_there
 from rtnet.errors import UserError
 
 # Read by MLflow when it is imported, so it is imported late.
@@ -59,12 +59,7 @@ def absolute_store(uri: str) -> str:
 
     Raises UserError where it holds credentials: it is written down with every run, prediction and evaluation.
     """
-    login, _, place = urlsplit(uri).netloc.rpartition("@")
-    if login:
-        raise UserError(
-            f"the tracking URI of {place} holds a user or a password: name an MLflow server without them, "
-            f"and set {USER} and {PASSWORD}"
-        )
+    refuse_credentials({"tracking URI": uri}, "")
     return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
 
 

@@ -1,6 +1,5 @@
 """What a trial reports to Tune, and what the sweep writes down of it. Imported within a Ray session."""
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from ray.train import Checkpoint
 from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from pipelines.credentials import redacted
 from pipelines.trials import LAST_EPOCH, Report, SweepFolder, Trial
 from rtnet.errors import UserError
 
@@ -99,6 +99,6 @@ def reason_of(error: BaseException) -> str:
         error = error.cause
     if isinstance(error, RayActorError):
         return "its process died: killed, or out of memory"
-    said = re.sub(r"(?<=://)[^/@\s]+@", "", str(error))  # it goes into MLflow and tables: no passwords of URIs
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or [type(error).__name__]
+    said = redacted(str(error)).splitlines()  # it goes into MLflow and into tables
+    lines = [line.strip() for line in said if line.strip()] or [type(error).__name__]
     return lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(lines)}"[:300]

@@ -249,4 +249,4 @@ def test_a_reason_tells_no_password_of_a_uri() -> None:
     from pipelines.trial_reports import reason_of
 
     said = reason_of(OSError("no answer from http://ada:secret@proxy:3128/x"))
-    assert said == "OSError: no answer from http://proxy:3128/x"
+    assert said == "OSError: no answer from http://***@proxy:3128/x"
