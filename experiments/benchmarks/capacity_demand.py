@@ -1,5 +1,7 @@
-"""What a verb asks of each resource, in seconds that it would take alone. What works beside one another takes as long as
-the slowest: that one is the bottleneck."""
+"""What a verb asks of each resource, in seconds that it would take alone.
+
+What works beside one another takes as long as the slowest: that one is the bottleneck.
+"""
 
 from dataclasses import dataclass
 

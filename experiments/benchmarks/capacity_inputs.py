@@ -1,4 +1,4 @@
-"""What capacity.py is given: a recipe, a data set, a cluster, with overrides; and what it knows: costs, GPUs, prices."""
+"""What capacity.py is given, a recipe, a data set and a cluster, and what it knows: costs, GPUs, prices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Footage(Section):
     """Videos that are alike, or stills: then `videos` are the groups of 256 that the layout makes."""
 
     source: str
-    """The recipe's source that reads it; where the recipe has one source only, it is that."""
+    """The recipe's source that reads it; a part that it does not read is left out."""
     split: str
     kind: Literal["frames", "video", "stills"] = "frames"
     videos: Count
@@ -191,13 +191,8 @@ class Plan:
     def gpu(self) -> Gpu | None:
         return self.known.gpus[self.cluster.gpu] if self.cluster.gpu and self.cluster.gpus else None
 
-    def source_name(self, part: Footage) -> str:
-        """The recipe's name of a part's source."""
-        sources = self.experiment.data.sources
-        return next(iter(sources)) if len(sources) == 1 else part.source
-
     def source(self, part: Footage) -> Source:
-        return self.experiment.data.sources[self.source_name(part)]
+        return self.experiment.data.sources[part.source]
 
     def flow(self, part: Footage) -> Flow:
         """As `pipelines.sources.flow_of`."""
@@ -225,14 +220,12 @@ def load_plan(recipe: str, dataset: str, cluster: str, overrides: Sequence[str])
         _check_name(name, values[f"{section}s"], section)
     known = _validated(values, Known, KNOWN.name)
     costs = _validated(read_yaml(COSTS, "benchmarks' file"), Costs, COSTS.name)
-    plan = Plan(
-        recipe, load_experiment(recipe, of_recipe), dataset, known.datasets[dataset], cluster, known.clusters[cluster],
-        known, costs,
-    )  # fmt: skip
-    _check_sources(plan)
-    if plan.cluster.gpu is not None and plan.cluster.gpu not in known.gpus:
-        raise UserError(f"cluster.gpu={plan.cluster.gpu}: no such kind; known are {', '.join(known.gpus)}")
-    return plan
+    experiment = load_experiment(recipe, of_recipe)
+    data = _read_by(recipe, experiment, known.datasets[dataset])
+    chosen = known.clusters[cluster]
+    if chosen.gpu is not None and chosen.gpu not in known.gpus:
+        raise UserError(f"cluster.gpu={chosen.gpu}: no such kind; known are {', '.join(known.gpus)}")
+    return Plan(recipe, experiment, dataset, data, cluster, chosen, known, costs)
 
 
 def _check_name(name: str, known: Mapping[str, Any], what: str) -> None:
@@ -240,14 +233,19 @@ def _check_name(name: str, known: Mapping[str, Any], what: str) -> None:
         raise UserError(f"--{what} {name}: no such {what}; {KNOWN.name} has {', '.join(known)}")
 
 
-def _check_sources(plan: Plan) -> None:
-    sources = plan.experiment.data.sources
-    for number, part in enumerate(plan.dataset.parts):
-        if plan.source_name(part) not in sources:
-            raise UserError(
-                f"recipe {plan.recipe} has no source '{part.source}': it has {', '.join(sources)}; set "
-                f"dataset.parts.{number}.source, or the recipe's data.sources"
-            )
+def _read_by(recipe: str, experiment: Experiment, data: DataSet) -> DataSet:
+    """The parts that the recipe's sources read; a recipe with one source of another name reads all with it."""
+    sources = list(experiment.data.sources)
+    named = [part for part in data.parts if part.source in sources]
+    if not named and len(sources) == 1:
+        named = [part.model_copy(update={"source": sources[0]}) for part in data.parts]
+    if not named:
+        there = ", ".join(dict.fromkeys(part.source for part in data.parts))
+        raise UserError(
+            f"recipe {recipe} has the sources {', '.join(sources)}, and the data set {there}: "
+            "set dataset.parts.0.source"
+        )
+    return DataSet(parts=named)
 
 
 def _validated(values: Mapping[str, Any], kind: type[BaseModel], origin: str) -> Any:

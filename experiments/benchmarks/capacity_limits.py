@@ -1,9 +1,10 @@
 """What of today's design breaks first as the data set grows: each limit with the function that it lies in.
 
-A limit has a value at the plan's size, which grows with the size or its square, and a bound; where the two meet it breaks.
+A limit has a value at the plan's size, which grows with the size or its square, and a bound; where the two meet it
+breaks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from experiments.benchmarks import capacity_operations as operations
@@ -157,8 +158,7 @@ def _train(plan: Plan) -> list[Limit]:
         f"the index and an epoch's table in each of a node's {processes} reading and training processes",
         rows * costs["index_process_bytes"] * processes, limits.memory, "bytes",
     )  # fmt: skip
-    stage = expand_stages(plan.experiment)[-1]
-    steps = epochs_of(plan, stage).steps
+    steps = epochs_of(replace(plan, experiment=expand_stages(plan.experiment)[-1])).steps
     calls = ceil(4 * steps / 1000) + 2
     per_epoch = calls * costs["mlflow_call_ms"] / 1000
     shortest = max(1e-9, _shortest_epoch_s(plan, steps))
@@ -190,7 +190,8 @@ def _predict(limits: _Limits, plan: Plan) -> None:
     )  # fmt: skip
     per_video = latency(plan, output, 2 * costs["s3_puts_per_file"] + 3) + costs["predictions_add_ms"] / 1000
     limits.serial(
-        "predict", "predictions.Predictions.add", "requests for each sequence, one after the other", limits.videos * per_video
+        "predict", "predictions.Predictions.add", "requests for each sequence, one after the other",
+        limits.videos * per_video,
     )  # fmt: skip
     if plan.is_remote(output):
         puts = 2 * limits.frames * costs["s3_puts_per_file"]

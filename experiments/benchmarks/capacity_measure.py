@@ -1,5 +1,7 @@
-"""The costs that capacity.py multiplies, measured here on one core at a time: of frames and pairs; capacity_measure_driver.py
-measures what the driver does for each. They are printed as costs.yaml."""
+"""The costs that capacity.py multiplies, measured on one core at a time and printed as costs.yaml: of frames and pairs.
+
+capacity_measure_driver.py measures what the driver does for each.
+"""
 
 import platform
 import subprocess
@@ -103,7 +105,7 @@ def _frames(sequence: Sequence) -> Found:
     flowing = timed(lambda: flows.extend(f for both in dis("medium").flows(pictures) for f in both))
     drawn = [flow_picture(flow) for flow in flows]
     unit = "CPU-ms a megapixel"
-    views = [picture for picture in pictures[:2]]
+    views = pictures[:2]
     masks = [np.zeros(v.shape[:2], bool) for v in views]
     both = [np.concatenate(drawn[:2], axis=2)] * 2
     batch = timed(lambda: make_batch(views, both, masks, (384, 672), torch.device("cpu")))

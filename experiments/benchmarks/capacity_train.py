@@ -19,7 +19,7 @@ from rtnet.errors import UserError
 _STATE_BYTES = 8  # of a parameter in a checkpoint: itself and its momentum, float32
 _VIEW_PIXELS = {"both": 10, "appearance": 4, "motion": 7}  # bytes of a pixel that is decoded: image 3, flow 6, mask 1
 _METRICS_PER_CALL = 1000
-_SECONDS_PER_SAMPLE = 10  # of the machine's load
+_SHARED = {"CPU", "reading tasks", "network", "store requests", "MLflow"}  # by the trainings of a sweep
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Epochs:
     scored: int  # frames of one validation
 
 
-def epochs_of(plan: Plan, experiment: Experiment) -> Epochs:
-    """Raises UserError where there is nothing to train on, or less than a step."""
+def epochs_of(plan: Plan) -> Epochs:
+    """Of the plan's own training. Raises UserError where there is nothing to train on, or less than a step."""
+    experiment = plan.experiment
     training, validation = experiment.training, experiment.validation
     weights = []
     for part in plan.dataset.parts:
@@ -60,8 +61,9 @@ def train(plan: Plan) -> list[Row]:
     """Two rows for each stage: its epochs, and its validations, for which they pause."""
     rows = []
     for stage in expand_stages(plan.experiment):
-        own, length = replace(plan, experiment=stage), epochs_of(plan, stage)
+        own = replace(plan, experiment=stage)
         _check_room(own)
+        length = epochs_of(own)
         rows += [_epochs(own, length)]
         if length.scored:
             rows += [_validations(own, length)]
@@ -71,20 +73,18 @@ def train(plan: Plan) -> list[Row]:
 def tune(plan: Plan, trials: list[Experiment], at_once: int | None) -> Row:
     """Every trial to its last epoch, as if the scheduler stopped none; as many at once as the cluster has room for.
 
-    Each has its share of the cluster, so what it takes is what it would take alone on it.
+    A trial alone would have all cores, the store and MLflow to itself; what it takes of these adds up over all trials.
     """
     demand = Demand(plan, f"tune, {len(trials)} trials")
-    room = _room(plan, trials)
-    together = min(len(trials), at_once or room)
-    seconds, calls = 0.0, 0.0
+    together = min(len(trials), at_once or _room(plan, trials))
+    seconds = 0.0
     for trial in trials:
-        own = replace(plan, experiment=trial.model_copy(update={"stages": {}}))
-        for row in train(own):
+        for row in train(replace(plan, experiment=trial.model_copy(update={"stages": {}}))):
             seconds += row.seconds
+            for resource in _SHARED & row.loads.keys():
+                demand.add(resource, row.loads[resource])
             demand.store(trial.storage, row.read, row.written, row.kept)
-            calls += row.loads.get("MLflow", 0.0)
-    demand.add("trials, one after the other", seconds / together, estimated=plan.gpu is not None)
-    demand.add("MLflow", calls)
+    demand.add("trials", seconds / together, estimated=plan.gpu is not None)
     demand.start(plan.costs["session_start_s"])
     return demand.row()
 
