@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from experiments.benchmarks import capacity, capacity_measure, capacity_measure_driver, network_case
+from experiments.benchmarks import capacity, capacity_measure, capacity_measure_requests, network_case
 from experiments.benchmarks import capacity_operations as operations
 from experiments.benchmarks.capacity_demand import Demand, device_of
 from experiments.benchmarks.capacity_inputs import (
@@ -122,7 +122,7 @@ def test_bytes_and_money_of_a_prepared_dataset() -> None:
 def test_predict_has_threads_beside_one_another_and_one_driver() -> None:
     costs = {
         "frame_read_ms": 20.0, "dis_ms": 30.0, "flow_picture_ms": 5.0, "map_png_ms": 6.0, "mask_png_ms": 2.0,
-        "predictions_entry_us": 2e6, "core_gflops": 1e12, "core_share_prediction": 1.0,
+        "predictions_entry_us": 2e6, "core_gflops_prediction": 1e12,
     }  # fmt: skip
     options = {"input": "sources", "split": "train", "actors": 2, "overlays": 0}
     row = predict(plan_of(costs, [{**ONE_VIDEO[0], "videos": 4}], {"cores": 4}, prediction=options))
@@ -144,11 +144,10 @@ def test_evaluate_counts_annotated_frames_of_its_split() -> None:
 
 
 def test_a_device_takes_its_share_of_the_peak_or_its_operators_calls() -> None:
-    plan = plan_of({"dispatch_us": 10.0, "core_gflops": 50.0, "core_share_training": 0.5}, ONE_VIDEO,
-                   {"gpus": 1, "gpu": "L4"})  # fmt: skip
+    plan = plan_of({"core_gflops_training": 25.0}, ONE_VIDEO, {"gpus": 1, "gpu": "L4"})
     device = device_of(plan, True, "float32", "training")
     assert device.seconds(Operations(30.3e12 * 0.575, 1)) == pytest.approx(1)
-    assert device.seconds(Operations(1.0, 1000)) == pytest.approx(0.01)
+    assert device.seconds(Operations(1.0, 1000)) == pytest.approx(0.007)
     assert device_of(plan, False, "float32", "training").seconds(Operations(25e9, 1)) == pytest.approx(1)
 
 
@@ -203,8 +202,8 @@ def test_operations_counted_without_computing_are_those_of_the_network(both: boo
     rule = PairRule(both=both)
     found = operations.prediction("resnet18", (48, 80), 1, rule)
     model = RTNet(RTNetConfig("resnet18")).eval()
-    frames, flow = torch.randn(1, 2, 3, 48, 80), torch.randn(1, 2, 6, 48, 80)
-    assert found.flop == network_case._flop(lambda: model.predict(frames, flow, both=both))
+    frames, flow, pairs = torch.randn(2, 3, 48, 80), torch.randn(2, 6, 48, 80), torch.tensor([[0, 1]])
+    assert found.flop == network_case._flop(lambda: model.predict(frames, flow, both=both, pairs=pairs))
     assert operations.weights("resnet18", "both").parameters == sum(p.numel() for p in model.parameters())
 
 
@@ -317,9 +316,9 @@ def test_the_costs_agree_with_a_small_run(tmp_path: Path) -> None:
             assert value / 6 < kept[name] < value * 6, name
 
 
-def test_requests_of_a_file_are_counted_at_a_real_client(tmp_path: Path) -> None:
+def test_requests_of_a_file_are_counted_at_a_real_client() -> None:
     kept = load_plan(SMOKE, "davis16", "aws-l4", []).costs
-    for name, (value, _) in capacity_measure_driver._requests(tmp_path).items():
+    for name, (value, _) in capacity_measure_requests.requests().items():
         assert kept[name] == value, name
 
 

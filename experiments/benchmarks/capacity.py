@@ -4,9 +4,9 @@
     python -m experiments.benchmarks.capacity experiments/sweeps/backbones.yaml --dataset davis16 --cluster aws-l4
     python -m experiments.benchmarks.capacity --measure --data path/to/DAVIS > experiments/benchmarks/costs.yaml
 
-Stages, epochs, sizes, flow and actors are the recipe's; `cluster.FIELD` and `dataset.FIELD` replace what capacity.yaml has
+Stages, epochs, sizes, flow, actors are the recipe's; `cluster.FIELD` and `dataset.FIELD` replace what capacity.yaml has
 of the two. Processor time comes from costs.yaml, measured on two cores (--measure: about three minutes). Nothing was
-measured on a GPU: what rests on one is counted operations over a share of the data sheet's peak, and says "GPU estimated"
+measured on a GPU: what rests on one is counted operations over a share of the published peak, and says "GPU estimated"
 with a range.
 """
 

@@ -90,23 +90,22 @@ class Device:
     is_gpu: bool
     flop_per_s: float
     """Sustained: of a GPU a share of its peak, which is an estimate; of one core measured."""
-    dispatch_s: float
-    """Of one operator, which the process spends before the device begins."""
+    launch_s: float = 0.0
+    """Of one operator on a GPU, however little it computes."""
 
     def seconds(self, work: Operations) -> float:
         """Of one GPU, or of one core."""
-        return max(work.flop / self.flop_per_s, work.operators * self.dispatch_s)
+        return max(work.flop / self.flop_per_s, work.operators * self.launch_s)
 
 
 def device_of(plan: Plan, on_gpu: bool, precision: str, work: str) -> Device:
-    """work: "prediction" or "training", which reach different shares of a core's peak."""
-    dispatch = plan.costs["dispatch_us"] * 1e-6
-    if on_gpu:
-        assert plan.gpu is not None
-        share = getattr(plan.known.shares[precision], plan.case)  # type: ignore[index]
-        return Device(True, getattr(plan.gpu, precision) * 1e12 * share, dispatch)
-    per_core = plan.costs["core_gflops"] * 1e9 * plan.costs[f"core_share_{work}"]
-    return Device(False, per_core, dispatch)
+    """work: "prediction" or "training", of which a core does differently much."""
+    if not on_gpu:
+        return Device(False, plan.costs[f"core_gflops_{work}"] * 1e9)
+    assert plan.gpu is not None
+    share = getattr(plan.known.shares[precision], plan.case)  # type: ignore[index]
+    launch = getattr(plan.known.launch_us, plan.case) * 1e-6
+    return Device(True, getattr(plan.gpu, precision) * 1e12 * share, launch)
 
 
 def latency(plan: Plan, uri: str, requests: float) -> float:

@@ -127,8 +127,8 @@ class Store(Section):
     keys_per_list: Count
 
 
-class Share(Section):
-    """Of a GPU's peak."""
+class Cases(Section):
+    """What is not known, from the worst case to the best."""
 
     worst: Positive
     likely: Positive
@@ -146,7 +146,8 @@ class Known(Section):
     """capacity.yaml, but for what is chosen of it by name."""
 
     gpus: dict[str, Gpu]
-    shares: dict[Literal["float32", "tf32", "bfloat16", "float16"], Share]
+    shares: dict[Literal["float32", "tf32", "bfloat16", "float16"], Cases]
+    launch_us: Cases
     all_reduce_us: Latency
     clusters: dict[str, Cluster]
     store: Store

@@ -220,4 +220,4 @@ def _shortest_epoch_s(plan: Plan, steps: int) -> float:
     height = min(training.heights)
     size = (height, int(training.aspect * height))
     work = operations.training(model.backbone, "both", size, training.batch_size)
-    return steps * work.operators * plan.costs["dispatch_us"] * 1e-6
+    return steps * work.operators * plan.known.launch_us.likely * 1e-6

@@ -1,6 +1,6 @@
 """The costs that capacity.py multiplies, measured on one core at a time and printed as costs.yaml: of frames and pairs.
 
-capacity_measure_driver.py measures what the driver does for each.
+capacity_measure_driver.py measures what the driver does for each, capacity_measure_requests.py what requests cost.
 """
 
 import platform
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from fractions import Fraction
 from itertools import cycle, islice
 from pathlib import Path
@@ -20,7 +21,9 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
+from experiments.benchmarks import capacity_operations as operations
 from experiments.benchmarks.capacity_inputs import COSTS
+from experiments.benchmarks.network_case import Case, measure_apart
 from pipelines.dataset import Dataset
 from pipelines.dataset_writer import read_part, write_index, write_part, write_provenance
 from pipelines.frame_statistics import as_parquet, frame_statistics
@@ -35,6 +38,7 @@ from rtnet.data.frames import read_frames, read_pictures
 from rtnet.data.images import Picture, decode_annotation, encode_png
 from rtnet.data.layouts import Sequence, read_layout
 from rtnet.data.planes import encode_planes
+from rtnet.data.prediction_pairs import PairRule
 from rtnet.data.video_writer import VideoWriter
 from rtnet.metrics import contour_accuracy, region_similarity
 from rtnet.prediction import grey_levels
@@ -56,8 +60,6 @@ _ELSEWHERE = {
     ),
     "jf_ms": (8.7 / _MEGAPIXELS_LOADER, "CPU-ms a megapixel", "evaluate: 8.7 ms a frame of 854x480, PNG decoded"),
     "saliency_ms": (67 / _MEGAPIXELS_LOADER, "CPU-ms a megapixel", "evaluate: 67 ms a frame of 854x480"),
-    "core_share_prediction": (0.74, "of core_gflops", "network --work one: 74 % of a large product's rate"),
-    "core_share_training": (0.63, "of core_gflops", "training_step: 63 % of a large product's rate"),
     "trainer_start_s": (113.8, "s", "ray_overhead: 113.8 s until the first step of four workers on two cores"),
     "session_start_s": (38.4, "s", "evaluate: 38.4 s for Ray and a first small evaluation"),
 }
@@ -86,9 +88,9 @@ def costs(data: Path | None, scratch: Path) -> Found:
     sequences = read_layout("davis16", data or scratch / "clip", "clip")
     sequence = next(s for s in sequences if len(s.frames) >= _FRAMES)
     found = _frames(sequence) | _rows(sequence, scratch) | _maps(sequence) | _video(sequence, scratch) | _processor()
-    from experiments.benchmarks import capacity_measure_driver as driver
+    from experiments.benchmarks import capacity_measure_driver, capacity_measure_requests
 
-    return found | driver.costs(sequence, scratch)
+    return found | capacity_measure_driver.costs(sequence, scratch) | capacity_measure_requests.costs(scratch)
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -208,18 +210,15 @@ def _video(sequence: Sequence, scratch: Path) -> Found:
 
 
 def _processor() -> Found:
-    side, number = 2048, torch.ones(1, requires_grad=True)
-    matrix, out = torch.randn(side, side), torch.empty(side, side)
-    torch.mm(matrix, matrix, out=out)
-    product = min(timed(lambda: torch.mm(matrix, matrix, out=out)) for _ in range(3))
-
-    def operators() -> None:
-        for _ in range(10_000):
-            number * 2
-
+    """What the network sustains on one core."""
+    height, width = 256, 448
+    case = Case("ours", "resnet34", "one", height, width, threads=1, repeats=1)
+    one, step = measure_apart(case), measure_apart(replace(case, work="step"))
+    of_one = operations.prediction("resnet34", (height, width), 1, PairRule())
+    of_step = operations.training("resnet34", "both", (height, width), 1)
     return {
-        "core_gflops": (2 * side**3 / product / 1e9, "GFLOP/s of a core in a large float32 product"),
-        "dispatch_us": (timed(operators) / 10_000 * 1e6, "CPU-us that PyTorch takes to call an operator"),
+        "core_gflops_prediction": (of_one.flop / one.seconds / 1e9, "GFLOP/s of a core, resnet34 at 256x448, float32"),
+        "core_gflops_training": (of_step.flop / step.seconds / 1e9, "GFLOP/s of a core, resnet34 at 256x448, float32"),
     }
 
 

@@ -4,13 +4,13 @@ Where time grows with the square, the two sizes give the square's factor.
 """
 
 import json
-import logging
 import pickle
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import psutil
@@ -42,9 +42,6 @@ def costs(sequence: Sequence, scratch: Path) -> Found:
         **_names(scratch / "names"),
         **_index(sequence, scratch / "index"),
         **_predictions(scratch / "predictions"),
-        **_requests(scratch),
-        **_tracking(scratch / "tracking"),
-        **_tasks(),
     }
 
 
@@ -93,12 +90,14 @@ def _names(root: Path) -> Found:
 
 def _index(sequence: Sequence, root: Path) -> Found:
     part, entries = prepared(sequence, root)
-    parts = [part] * _PARTS
+    first = unpacked(entries)
+    results = [_packed(_renamed(first, number)) for number in range(_PARTS)]
+    parts = [replace(part, sequence=replace(part.sequence, name=f"video-{n:07d}")) for n in range(_PARTS)]
     before = pa.total_allocated_bytes()
-    # As _make keeps them; what is kept beside Arrow's own memory is Python's.
-    held = _held(lambda: {number: unpacked(bytes(entries)) for number in range(_PARTS)})
-    made = {number: unpacked(bytes(entries)) for number in range(_PARTS)}
-    arrow = pa.total_allocated_bytes() - before
+    # As _make keeps them: tables on the bytes that came from the workers.
+    made = {number: unpacked(result) for number, result in enumerate(results)}
+    held = _held(lambda: {number: unpacked(result) for number, result in enumerate(results)})
+    held += sum(len(result) for result in results) + pa.total_allocated_bytes() - before
     rows = sum(table.num_rows for table in made.values())
     system, path = open_storage(str(root))
     write_provenance(system, path, {"sources": {}, "parts": {}})
@@ -111,11 +110,29 @@ def _index(sequence: Sequence, root: Path) -> Found:
         [sys.executable, "-m", __spec__.name, str(root)], capture_output=True, text=True, check=True
     ).stdout.split()[-1]
     return {
-        "made_bytes": ((held + arrow) / _PARTS, "bytes a part of 16 frames in the driver"),
+        "made_bytes": (held / _PARTS, "bytes a part of 16 frames in the driver"),
         "index_row_us": (1e6 * building / rows, "CPU-us a row of the index, ordered and written"),
         "index_bytes": ((root / "index.parquet").stat().st_size / rows, "bytes a row of index.parquet"),
         "index_process_bytes": (float(seen) / rows, "bytes a row in each process that reads, with an epoch's pairs"),
     }
+
+
+def _renamed(entries: pa.Table, number: int) -> pa.Table:
+    """The entries as those of another video: what is the same in every row would take no room in a file."""
+    name = f"video-{number:07d}"
+    digests = [sha256(f"{number} {row}".encode()).hexdigest() for row in range(entries.num_rows)]
+    columns = {"sequence": [name] * entries.num_rows, "digest": digests}
+    columns["file"] = [f"parts/clip/train/{name}/00000.parquet"] * entries.num_rows
+    for column, values in columns.items():
+        entries = entries.set_column(entries.column_names.index(column), column, pa.array(values, pa.string()))
+    return entries
+
+
+def _packed(entries: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, entries.schema) as writer:
+        writer.write_table(entries)
+    return bytes(sink.getvalue())
 
 
 def _memory_of_a_reader(root: str) -> int:
@@ -148,76 +165,6 @@ def _predictions(root: Path) -> Found:
         "progress_total_us": (1e6 * timed(lambda: progress._frames.total()) / len(units), "CPU-us a sequence and line"),
         "report_us": (1e6 * told / 240, "CPU-us a frame of a report in the driver"),
     }
-
-
-def _requests(scratch: Path) -> Found:
-    """At moto's S3, as its log counts them: of a small file, of a new folder with a file in it."""
-    from moto.server import ThreadedMotoServer
-
-    seen: list[str] = []
-    logger, handler = logging.getLogger("werkzeug"), _Listening(seen)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        access = f"access_key=a&secret_key=b&endpoint_override=http%3A%2F%2F{host}%3A{port}&region=us-east-1"
-        system, bucket = open_storage(f"s3://measured?allow_bucket_creation=true&{access}")
-        system.create_dir(bucket)
-        puts = []
-        for step in (lambda: system.create_dir(f"{bucket}/masks/video", recursive=True), lambda: _put(system, bucket)):
-            seen.clear()
-            step()
-            time.sleep(0.2)
-            puts.append(sum(line.split('"')[1].split()[0] in ("PUT", "POST") for line in seen))
-    finally:
-        server.stop()
-        logger.removeHandler(handler)
-    return {"s3_puts_per_folder": (puts[0], "requests"), "s3_puts_per_file": (puts[1], "requests")}
-
-
-def _put(system: pa.fs.FileSystem, bucket: str) -> None:
-    with system.open_output_stream(f"{bucket}/masks/video/00000.png") as stream:
-        stream.write(b"0" * 10_000)
-
-
-def _tracking(root: Path) -> Found:
-    from pipelines import tracking
-
-    uri = f"sqlite:///{root}/mlflow.db"
-    tracking.open_store(uri, create=True)
-    run = tracking.start_plain_run(uri, "measured", {})
-    series = [(f"step/{n % 4}", 0.5, n // 4, 0) for n in range(1000)]
-    run.log_series(series)
-    started = time.perf_counter()
-    for _ in range(3):
-        run.log_series(series)
-    return {"mlflow_call_ms": (1000 * (time.perf_counter() - started) / 3, "ms a call with 1000 values, SQLite")}
-
-
-def _tasks() -> Found:
-    """The driver's own processor time for a block that goes out as a task and comes back."""
-    import ray.data
-
-    from pipelines.session import ray_session
-
-    seconds = []
-    with ray_session():
-        for count in (20, 200, 600):  # the first starts the workers
-            numbers = ray.data.from_items([{"number": n} for n in range(count)], override_num_blocks=count)
-            seconds.append(timed(lambda: list(numbers.map(lambda row: row, num_cpus=1).iter_rows())))  # noqa: B023
-    return {"driver_task_ms": (1000 * (seconds[2] - seconds[1]) / 400, "CPU-ms a block in the driver")}
-
-
-class _Listening(logging.Handler):
-    def __init__(self, seen: list[str]) -> None:
-        super().__init__()
-        self._seen = seen
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._seen.append(record.getMessage())
 
 
 def _held(make: Callable[[], object]) -> int:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rtnet.config import RTNetConfig
 from rtnet.data.prediction_pairs import PairRule
 from rtnet.losses import side_map_losses
-from rtnet.model.network import build_network
+from rtnet.model.network import Network, build_network
 from rtnet.model.rtnet import RTNet
 from rtnet.training import set_trained
 
@@ -42,8 +42,7 @@ class Weights:
 
 @lru_cache
 def weights(backbone: str, streams: Streams, trained: Literal["all", "interaction"] = "all") -> Weights:
-    with torch.device("meta"):
-        network = build_network(RTNetConfig(backbone, streams))
+    network = _network(backbone, streams)
     set_trained(network, trained)
     parameters = list(network.parameters())
     return Weights(
@@ -58,9 +57,11 @@ def training(
     backbone: str, streams: Streams, size: Size, batch: int, trained: Literal["all", "interaction"] = "all"
 ) -> Operations:
     """Forward, loss and backward of `batch` pairs, or of `batch` single views for one stream alone."""
-    with FakeTensorMode():
-        network = build_network(RTNetConfig(backbone, streams))
-        network.train()
+    network = _network(backbone, streams).train()
+    # The loss keeps its window for good, so it is to be a real one.
+    side_map_losses([torch.zeros(1, 1, 1, 16, 16)], torch.zeros(1, 1, 1, 16, 16))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network.to_empty(device="cpu")
         set_trained(network, trained)
         views = 2 if streams == "both" else 1
         frames, flow = (torch.empty(batch, views, channels, *size) for channels in (3, 6))
@@ -84,8 +85,10 @@ def prediction(backbone: str, size: Size, batch: int, rule: PairRule) -> Operati
     planned = [pair for place in range(0, 8 * batch, rule.block) for pair in rule.pairs(1000 + place, 10000)][:batch]
     places = sorted({place for pair in planned for place in pair[:2]})
     pairs = torch.tensor([[places.index(pair.first), places.index(pair.second)] for pair in planned])
+    network = _network(backbone, "both").eval()
+    assert isinstance(network, RTNet)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        network = RTNet(RTNetConfig(backbone)).eval()
+        network.to_empty(device="cpu")
         frames, flow = (torch.empty(len(places), channels, *size) for channels in (3, 6))
         return _counted(lambda: network.predict(frames, flow, both=rule.both, pairs=pairs))
 
@@ -106,6 +109,11 @@ def raft(kind: Literal["raft_large", "raft_small"], size: Size, updates: int, ba
     return Operations(whole.flop - spared.flop, whole.operators)
 
 
+def _network(backbone: str, streams: Streams) -> Network:
+    with torch.device("meta"):
+        return build_network(RTNetConfig(backbone, streams))
+
+
 def _counted(call: Callable[[], object]) -> Operations:
     with FlopCounterMode(display=False) as flop, _Operators() as operators:
         call()
@@ -118,5 +126,7 @@ class _Operators(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view
+        self.count += (
+            not func.is_view and func.namespace != "prim"
+        )  # what only asks for a tensor's device computes nothing
         return func(*args, **(kwargs or {}))
