@@ -21,6 +21,7 @@ from experiments.benchmarks.capacity_inputs import Case, Plan, load_plan
 from pipelines.config import read_yaml
 from rtnet.errors import UserError
 
+_SHOWN = 0.01  # of a row's time that a resource is in use
 _CASES: tuple[Case, ...] = ("best", "likely", "worst")
 
 
@@ -110,12 +111,11 @@ def _check_predictors(plan: Plan) -> None:
 
 def _headline(plan: Plan) -> str:
     cluster, parts = plan.cluster, plan.dataset.parts
-    videos = sum(part.videos for part in parts if part.kind != "stills")
     frames, hours = sum(part.frames for part in parts), sum(part.hours for part in parts)
     gpus = f"{cluster.all_gpus} {cluster.gpu}, " if cluster.all_gpus else ""
     return (
-        f"{plan.recipe} for {plan.dataset_name} ({videos:,} videos, {frames:,} frames, {hours:,.1f} h) on "
-        f"{plan.cluster_name} ({cluster.nodes} x {cluster.type}: {gpus}{cluster.all_cores} cores, "
+        f"{plan.recipe} for {plan.dataset_name} ({plan.dataset.videos:,} videos, {frames:,} frames, {_number(hours)} h)"
+        f" on {plan.cluster_name} ({cluster.nodes} x {cluster.type}: {gpus}{cluster.all_cores} cores, "
         f"{cluster.network_gbit:g} Gbit/s a node, {cluster.price * cluster.nodes:.2f} $/h)\n"
         f"processor time as measured on {plan.costs.machine}"
     )
@@ -153,6 +153,8 @@ def _uses(rows: list[Row]) -> str:
     lines = ["| verb | hours before | resource | hours alone | in use |", "|---|---|---|---|---|"]
     for row in rows:
         for resource, seconds in sorted(row.loads.items(), key=lambda load: -load[1]):
+            if row.used(resource) < _SHOWN:
+                continue
             rests = " (GPU estimated)" if row.estimated else ""
             lines.append(
                 f"| {row.name}{rests} | {_number(row.start_s / 3600)} | {resource} | {_number(seconds / 3600)} | "

@@ -114,6 +114,11 @@ class Footage(Section):
 class DataSet(Section):
     parts: Annotated[list[Footage], Field(min_length=1)]
 
+    @property
+    def videos(self) -> int:
+        """Stills are none, unless there is nothing else."""
+        return sum(p.videos for p in self.parts if p.kind != "stills") or sum(p.videos for p in self.parts)
+
 
 class Store(Section):
     """An object store: dollars for 1000 requests and for a GB a month, requests a second of one prefix."""

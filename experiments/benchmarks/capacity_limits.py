@@ -45,16 +45,17 @@ class Limit:
 
 
 class _Limits:
-    """Those of a plan's verbs, in videos unless they say otherwise."""
+    """Of some parts of a plan's data set, in videos of the whole, as it grows with all its parts."""
 
     def __init__(self, plan: Plan, parts: list[Footage]) -> None:
         self._plan, self._parts, self.found = plan, parts, list[Limit]()
         self.videos = sum(part.videos for part in parts)
+        self.all_videos = plan.dataset.videos
         self.frames = sum(part.frames for part in parts)
         self.memory = plan.cluster.memory_gb * 1e9
 
     def add(self, verb: str, where: str, what: str, value: float, bound: float, unit: str, power: int = 1) -> None:
-        self.found.append(Limit(verb, where, what, self.videos, "videos", value, bound, unit, power))
+        self.found.append(Limit(verb, where, what, self.all_videos, "videos", value, bound, unit, power))
 
     def serial(self, verb: str, where: str, what: str, seconds: float, power: int = 1) -> None:
         """Work that the driver does alone, one thing after the other."""
