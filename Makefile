@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check lint setup constraints clean
+.PHONY: demo test test-hosts check lint setup constraints clean
 
 demo: setup  ## the whole way on real or generated video: make demo [DAVIS=path]
 	$(BIN)/rtnet demo $(if $(DAVIS),--davis "$(DAVIS)")
 
 test: setup lint  ## everything but what needs a GPU
-	$(BIN)/python -m pytest -m "not gpu" --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not gpu and not hosts" --numprocesses 2 --dist loadgroup
+
+test-hosts: setup  ## a cluster of three hosts on this machine, as root; not finished yet
+	$(BIN)/python -m pytest -m hosts
 
 check: setup lint  ## the quick tier: no Ray, under a minute
 	$(BIN)/python -m pytest -m "not gpu and not ray and not slow"

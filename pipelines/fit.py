@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from pipelines import tracking
 from pipelines.config import Experiment
@@ -87,7 +87,7 @@ def _try(
             error = str(trainer.fit().return_value["error"])
     except TrainingFailedError as failure:
         if (stopped := folder.read(STOPPED)) is None:
-            return failure
+            return cast(Exception, failure)
         error = stopped.decode()
     if error:
         raise UserError(error)

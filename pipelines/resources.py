@@ -81,7 +81,7 @@ def grows() -> bool:
     return True
 
 
-def _bundles(scaling: Scaling) -> list[Bundle]:
+def _bundles(scaling: Scaling) -> list[dict[str, float]]:
     """Of a training: each worker, and a task that reads."""
     worker = {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if scaling.use_gpu else {})
     return [worker] * scaling.num_workers + [{"CPU": READ_CPUS}]

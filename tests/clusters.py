@@ -35,6 +35,14 @@ _FAST = {
     "RAY_grpc_client_keepalive_timeout_ms": "4000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
 }
+_HERE = {
+    "HOME": str(OWN),
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{_BIN}:{os.environ['PATH']}",
+    "PYTHONPATH": str(_CHECKOUT),
+    "RAY_AUTH_MODE": "token",
+    "RAY_memory_monitor_refresh_ms": "0",  # of all hosts' memory, which is one
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,10 @@ class Cluster:
     def alive(self) -> set[str]:
         """The hosts that Ray takes for alive."""
         return set(self.ask("/nodes?view=hostNameList")["data"]["hostNameList"])
+
+    def busy(self, name: str) -> list[str]:
+        """The hosts, among those that are alive, on which a process of Ray's calls itself something with that name."""
+        return sorted(host for host in self.alive() if any(name in each for each in self.network.commands(host)))
 
     def files(self, folder: str) -> list[str]:
         """Those below a folder of the object store, by their path in it."""
@@ -145,7 +157,7 @@ def three_hosts(folder: Path, recipe: str) -> Iterator[Cluster]:
             token.parent.mkdir()
             token.write_text(_TOKEN)
         (folder / "logs").mkdir()
-        cluster = Cluster(net, _environment() | theirs, mlflow.uri, folder / "logs")
+        cluster = Cluster(net, _FAST | _HERE | theirs, mlflow.uri, folder / "logs")
         address = net.hosts["head"].address
         cluster.start_ray("head", "--head", "--port=6379", "--num-cpus=0", f"--dashboard-host={address}")
         wait_for(lambda: cluster.alive() == {"head"})
@@ -154,12 +166,6 @@ def three_hosts(folder: Path, recipe: str) -> Iterator[Cluster]:
         wait_for(lambda: cluster.alive() == {"head", "worker1", "worker2"})
         wait_for(lambda: bool(cluster.ask("/api/jobs/", entrypoint="true")))
         yield cluster
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("LANG", "TERM") if name in os.environ}
-    own = {"PATH": f"{_BIN}:{os.environ['PATH']}", "HOME": str(OWN), "PYTHONPATH": str(_CHECKOUT)}
-    return kept | own | _FAST | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token"}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,16 @@ class Network:
 
     def mend(self, name: str) -> None:
         _ip(self._switch, "link", "set", name, "up")
+
+    def commands(self, name: str) -> list[str]:
+        """The command lines of a host's processes, or what they call themselves."""
+        home = Path(f"/proc/{self.hosts[name].first}/ns/pid").readlink()
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError, psutil.Error):
+                if Path(f"/proc/{process.pid}/ns/pid").readlink() == home:
+                    found.append(" ".join(process.cmdline()))
+        return found
 
 
 def why_not() -> str:

@@ -22,7 +22,7 @@ from tests.clusters import Cluster, three_hosts, wait_for
 from tests.hosts import SHARED, why_not
 from tests.services import missing_postgresql
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.hosts]
 
 RECIPE = """
 name: hosts
@@ -39,7 +39,7 @@ training:
   checkpoint_every: 3
 validation: {{height: 64, pictures: 2, every: 2}}
 scaling: {{num_workers: 2, cpus_per_worker: 1.25, threads_per_worker: 1}}
-prediction: {{split: train, height: 64, actors: 2, batch_size: 2}}
+prediction: {{split: train, height: 128, actors: 2, batch_size: 2}}
 storage: {storage}/runs
 """
 
@@ -131,6 +131,7 @@ def test_a_training_that_loses_a_host_goes_on_with_another_to_the_same_weights(
     job.reaches(lambda: "worker1" not in cluster.alive())
     cluster.join("spare")
     said = job.end()
+    cluster.network.mend("worker1")
     assert "continuing in epoch" in said
     assert lost.epochs() == trained.epochs() == [0, 1, 2]
     for epoch in (1, 2):
@@ -146,10 +147,11 @@ def test_predict_with_a_host_cut_off_in_its_middle_makes_the_maps_of_one_machine
     """Each once. The model is looked up in the registry on PostgreSQL, and comes from S3."""
     job = cluster.submit("predict")
     job.reaches(lambda: len(cluster.files("runs/runs/hosts/predictions/maps")) >= 10)
-    cluster.network.cut("worker2")
-    job.reaches(lambda: "worker2" not in cluster.alive())
+    lost = cluster.busy("(MapBatches(Predictor)).submit")[0]
+    cluster.network.cut(lost)
+    job.reaches(lambda: lost not in cluster.alive())
     job.end()
-    cluster.network.mend("worker2")
+    cluster.network.mend(lost)
     alone = Path(one_machine.storage, one_machine.name, "predictions")
     expected = {str(path.relative_to(alone)): path for path in alone.rglob("*") if path.is_file()}
     assert cluster.files("runs/runs/hosts/predictions") == sorted(expected)
