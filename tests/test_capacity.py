@@ -135,7 +135,7 @@ def test_predict_has_threads_beside_one_another_and_one_driver() -> None:
 
 
 def test_evaluate_counts_annotated_frames_of_its_split() -> None:
-    parts = [{**ONE_VIDEO[0], "split": "val", "annotated": 10}, {**ONE_VIDEO[0], "annotated": 40}]
+    parts: list[dict[str, Any]] = [{**ONE_VIDEO[0], "split": "val", "annotated": 10}, {**ONE_VIDEO[0], "annotated": 40}]
     plan = plan_of({"jf_ms": 20.0, "saliency_ms": 80.0}, parts, {"cores": 2})
     assert evaluate(plan).loads["CPU"] == pytest.approx(10 * 0.1 / 2)
     faster = plan.experiment.evaluation.model_copy(update={"saliency": False})
@@ -203,7 +203,9 @@ def test_operations_counted_without_computing_are_those_of_the_network(both: boo
     found = operations.prediction("resnet18", (48, 80), 1, rule)
     model = RTNet(RTNetConfig("resnet18")).eval()
     frames, flow, pairs = torch.randn(2, 3, 48, 80), torch.randn(2, 6, 48, 80), torch.tensor([[0, 1]])
-    assert found.flop == network_case._flop(lambda: model.predict(frames, flow, both=both, pairs=pairs))
+    known = model.frame_features(frames, flow)
+    of_frames = network_case._flop(lambda: model.frame_features(frames, flow)) / (1 if both else 2)
+    assert found.flop == of_frames + network_case._flop(lambda: model.predict_pairs(known, pairs, both))
     assert operations.weights("resnet18", "both").parameters == sum(p.numel() for p in model.parameters())
 
 

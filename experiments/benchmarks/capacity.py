@@ -12,7 +12,7 @@ with a range.
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,15 +135,15 @@ def _table(plan: Plan, by_case: dict[Case, list[Row]]) -> str:
         rests = row.bottleneck in row.estimated or (best, worst) != (likely, likely)
         name = f"{row.name} (GPU estimated)" if rests else row.name
         lines.append(
-            f"| {name} | {_between(best, likely, worst, rests)} | {_number(likely * nodes)} | "
-            f"{_between(*money, rests)} | {_bytes(row.read)} | {_bytes(row.written)} | {_bytes(row.kept)} | "
+            f"| {name} | {_between((best, likely, worst), rests)} | {_number(likely * nodes)} | "
+            f"{_between(money, rests)} | {_bytes(row.read)} | {_bytes(row.written)} | {_bytes(row.kept)} | "
             f"{row.bottleneck} |"
         )
     kept = sum(row.kept for row in by_case["likely"])
     month = kept / 1e9 * plan.known.store.gb_month_price
     estimated = " (GPU estimated)" if total[0] != total[2] else ""
     lines.append(
-        f"\nall together{estimated}: {_between(*total, bool(estimated))} $; keeping {_bytes(kept)} in the store takes "
+        f"\nall together{estimated}: {_between(total, bool(estimated))} $; keeping {_bytes(kept)} in the store takes "
         f"{_number(month)} $ a month"
     )
     return "\n".join(lines)
@@ -176,7 +176,8 @@ def _breaks(found: list) -> str:  # type: ignore[type-arg]
     return "\n".join(lines)
 
 
-def _between(best: float, likely: float, worst: float, rests: bool) -> str:
+def _between(case: Sequence[float], rests: bool) -> str:
+    best, likely, worst = case
     return f"{_number(likely)} ({_number(best)} to {_number(worst)})" if rests else _number(likely)
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow as pa
 
@@ -58,7 +59,7 @@ def _planning(root: Path) -> Found:
     listing = timed(lambda: found.extend(read_layout("frames", root / "frames", "made", "all")))
     held = _held(lambda: read_layout("frames", root / "frames", "made", "all"))
     parts: list[Part] = []
-    stamping = timed(lambda: [parts.extend(parts_of(sequence, experiment.flow)) for sequence in found])
+    stamping = timed(lambda: parts.extend(part for sequence in found for part in parts_of(sequence, experiment.flow)))
     units, _ = units_of(experiment)
     packed, packed_units = pickle.dumps(parts), pickle.dumps(units)
     masks = timed(lambda: list_masks(str(root / "frames"), found, chosen=False))
@@ -68,10 +69,10 @@ def _planning(root: Path) -> Found:
         "manifest_bytes": (held / frames, "bytes a frame of the layout in memory"),
         "stamp_us": (1e6 * stamping / frames, "CPU-us a file on a local disk"),
         "parts_unpickle_us": (
-            1e6 * timed(lambda: pickle.loads(packed)) / frames,
+            1e6 * timed(lambda: pickle.loads(packed)) / frames,  # noqa: S301 - packed a line above
             "CPU-us a frame of the list of parts",
         ),
-        "unit_bytes": (_held(lambda: pickle.loads(packed_units)) / frames, "bytes a frame in each actor"),
+        "unit_bytes": (_held(lambda: pickle.loads(packed_units)) / frames, "bytes a frame in each actor"),  # noqa: S301
         "list_masks_us": (1e6 * masks / frames, "CPU-us a file"),
         "provenance_bytes": (len(provenance) / len(parts), "bytes a part"),
     }
@@ -152,13 +153,20 @@ def _predictions(root: Path) -> Found:
         index = output.index() or {}
         index["sequences"] = {name: {"frames": 300, "stamp": stamp} for name, stamp in stamps.items()}
         (root / str(count) / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
-        seconds.append(timed(lambda: [output.add("video-0000000", 300, "0" * 64, b"") for _ in range(3)]) / 3)  # noqa: B023
+        seconds.append(timed(lambda: _three_times(output.add, "video-0000000", 300, "0" * 64, b"")) / 3)  # noqa: B023
     per_entry = (seconds[1] - seconds[0]) / 4000
     units = [Unit(f"v{n}", 0, 300, (), PairRule(), frozenset(), "") for n in range(20_000)]
     progress = predict._Progress(output, units)
-    rows = [frame_statistics("v0", n, f"{n:05d}", *_empty()) for n in range(8)]
+    rows = [
+        frame_statistics("v0", n, f"{n:05d}", np.zeros((2, 2), np.float32), np.zeros((2, 2), bool)) for n in range(8)
+    ]
     text = json.dumps(rows)
-    told = timed(lambda: [progress.add(units[0], json.loads(text), {}, 0.0) for _ in range(30)])
+
+    def tell() -> None:
+        for _ in range(30):
+            progress.add(units[0], json.loads(text), {}, 0.0)
+
+    told = timed(tell)
     return {
         "predictions_add_ms": (1000 * max(0.0, seconds[0] - 1000 * per_entry), "CPU-ms a sequence"),
         "predictions_entry_us": (1e6 * per_entry, "CPU-us a sequence that predictions.json names, for each that joins"),
@@ -177,10 +185,9 @@ def _held(make: Callable[[], object]) -> int:
     return held
 
 
-def _empty() -> tuple[object, object]:
-    import numpy as np
-
-    return np.zeros((2, 2), np.float32), np.zeros((2, 2), bool)
+def _three_times(call: Callable[..., object], *arguments: object) -> None:
+    for _ in range(3):
+        call(*arguments)
 
 
 def _experiment(root: Path) -> Experiment:

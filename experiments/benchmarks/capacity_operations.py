@@ -81,7 +81,7 @@ def training(
 
 @lru_cache
 def prediction(backbone: str, size: Size, batch: int, rule: PairRule) -> Operations:
-    """`batch` pairs in the middle of a long sequence, frames that are in several of them computed once."""
+    """`batch` pairs in the middle of a long sequence, and what is computed once for each of their new frames."""
     planned = [pair for place in range(0, 8 * batch, rule.block) for pair in rule.pairs(1000 + place, 10000)][:batch]
     places = sorted({place for pair in planned for place in pair[:2]})
     pairs = torch.tensor([[places.index(pair.first), places.index(pair.second)] for pair in planned])
@@ -89,8 +89,11 @@ def prediction(backbone: str, size: Size, batch: int, rule: PairRule) -> Operati
     assert isinstance(network, RTNet)
     with FakeTensorMode(allow_non_fake_inputs=True):
         network.to_empty(device="cpu")
-        frames, flow = (torch.empty(len(places), channels, *size) for channels in (3, 6))
-        return _counted(lambda: network.predict(frames, flow, both=rule.both, pairs=pairs))
+        fresh = batch * (2 if rule.both else 1)
+        new = _counted(lambda: network.frame_features(*(torch.empty(fresh, channels, *size) for channels in (3, 6))))
+        known = network.frame_features(*(torch.empty(len(places), channels, *size) for channels in (3, 6)))
+        rest = _counted(lambda: network.predict_pairs(known, pairs, rule.both))
+    return Operations(new.flop + rest.flop, new.operators + rest.operators)
 
 
 @lru_cache
@@ -120,13 +123,12 @@ def _counted(call: Callable[[], object]) -> Operations:
     return Operations(float(flop.get_total_flops()), operators.count)
 
 
-class _Operators(TorchDispatchMode):
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += (
-            not func.is_view and func.namespace != "prim"
-        )  # what only asks for a tensor's device computes nothing
+        # What only asks for a tensor's device computes nothing.
+        self.count += not func.is_view and func.namespace != "prim"
         return func(*args, **(kwargs or {}))

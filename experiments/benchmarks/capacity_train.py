@@ -11,7 +11,7 @@ from experiments.benchmarks.capacity_inputs import Footage, Plan
 from experiments.benchmarks.capacity_verbs import VIEW_COUNT, row_bytes
 from pipelines.config import Experiment, expand_stages
 from pipelines.loader import READ_CPUS
-from pipelines.train_checks import resources_needed
+from pipelines.resources import resources_needed
 from rtnet.data.pairs import pairs_per_epoch
 from rtnet.data.prediction_pairs import PairRule
 from rtnet.errors import UserError

@@ -158,7 +158,7 @@ def _preparers(plan: Plan) -> int:
 def _raft(plan: Plan, demand: Demand, part: Footage, flow: Flow, pairs: float, processor_s: float, actors: int) -> None:
     rows = min(part.height, flow.height or part.height)
     size = (rows, round(part.width * rows / part.height))
-    work = operations.raft(flow.estimator, size, flow.updates, flow.batch)  # type: ignore[arg-type]
+    work = operations.raft(flow.estimator, size, flow.updates, flow.batch)
     device = device_of(plan, plan.gpu is not None, flow.precision, "prediction")
     seconds = pairs / flow.batch * device.seconds(work)
     if not device.is_gpu:
