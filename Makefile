@@ -10,7 +10,7 @@ demo: setup  ## the whole way on real or generated video: make demo [DAVIS=path]
 	$(BIN)/rtnet demo $(if $(DAVIS),--davis "$(DAVIS)")
 
 test: setup lint  ## everything but what needs a GPU
-	$(BIN)/python -m pytest -m "not gpu and not hosts" --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not gpu and not hosts"
 
 test-hosts: setup  ## a cluster of three hosts on this machine, as root; not finished yet
 	$(BIN)/python -m pytest -m hosts

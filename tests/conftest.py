@@ -24,19 +24,6 @@ os.environ |= {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes on two cores, and those that they start: a thread each, for threads that wait for one another stand
-    # in the way of the other's. Read when PyTorch is loaded.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that needs Ray in one process, one after the other, with one Ray; the others beside it."""
-    for item in items:
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
 
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[str]:

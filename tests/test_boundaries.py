@@ -64,5 +64,6 @@ def test_no_file_is_loaded_that_could_run_code() -> None:
             numpy = name in ("np.load", "numpy.load") and given.get("allow_pickle", "False") != "False"
             if torch or numpy or name.endswith(("pickle.load", "pickle.loads", "joblib.load", "pyfunc.load_model")):
                 found.append(f"{path.relative_to(ROOT)}: {name}")
-    # A failed trial's exception, which Tune has just written for this process.
-    assert found == ["pipelines/trial_reports.py: ray.cloudpickle.loads"]
+    # A failed trial's exception, which Tune has just written for this process; what the benchmark itself packed.
+    driver = "experiments/benchmarks/capacity_measure_driver.py: pickle.loads"
+    assert sorted(found) == [driver, driver, "pipelines/trial_reports.py: ray.cloudpickle.loads"]

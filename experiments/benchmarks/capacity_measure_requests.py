@@ -1,6 +1,7 @@
 """What a request of others costs: of an object store, of MLflow, and a task of Ray's."""
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ def costs(scratch: Path) -> Found:
 
 def requests() -> Found:
     """At moto's S3, as its log counts them: of a small file, of a new folder with a file in it."""
+    import boto3
     from moto.server import ThreadedMotoServer
 
     seen: list[str] = []
@@ -28,10 +30,13 @@ def requests() -> Found:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
-        place = "{}%3A{}".format(*server.get_host_and_port())
-        known = f"scheme=http&endpoint_override={place}&region=us-east-1&allow_bucket_creation=true"
-        system, bucket = open_storage(f"s3://testing:testing@measured?{known}")
-        system.create_dir(bucket)
+        place = "{}:{}".format(*server.get_host_and_port())
+        # Any will do; in the environment alone are credentials taken.
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            os.environ.setdefault(key, "testing")
+        boto3.client("s3", endpoint_url=f"http://{place}", region_name="us-east-1").create_bucket(Bucket="measured")
+        known = f"scheme=http&endpoint_override={place.replace(':', '%3A')}&region=us-east-1"
+        system, bucket = open_storage(f"s3://measured?{known}")
         counts = []
         for step in (_folder("one"), _folder("another"), _put, _read):
             seen.clear()
