@@ -131,7 +131,7 @@ def _known_to_its_processes() -> Iterator[None]:
     """A part of Train looks its own Ray up, and fails where there are several on the machine: they inherit which."""
     import ray
 
-    with socket.create_server(("", 0)) as free:
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     inherited = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
     os.environ.update(inherited)
