@@ -227,6 +227,7 @@ def test_optuna_goes_on_with_what_was_begun_and_goes_by_what_was_reached(sweep: 
 
 def test_a_trial_that_is_stopped_before_its_last_epoch_is_logged_has_all_of_them(tmp_path: Path) -> None:
     values = RECIPE.format(root=tmp_path).replace("name: tiny", f"name: rates\nstorage: {tmp_path}/runs")
+    values = values.replace("1e-2", "0.01")  # which plain YAML takes for a word
     base = validate(yaml.safe_load(values), "test")
     trial = Trial("000-x", {}, "stopped")
     experiment = trial_experiment(base, trial.name, trial.overrides)
