@@ -6,7 +6,9 @@ stays as it is. Python alone is enough.
 
 import os
 import secrets
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,12 +20,16 @@ def main() -> None:
     folder = HERE / "secrets"
     if not folder.exists():
         _write_secrets(folder)
+    elif lacking := sorted(_files().keys() - {file.name for file in folder.iterdir()}):
+        sys.exit(f"{folder} lacks {', '.join(lacking)}: restore it, or remove the folder and data/ to begin anew")
     if not (HERE / ".env").exists():
         (HERE / ".env").write_text(f"OWNER={owner[0]}:{owner[1]}\n")
     for kept in ("data", "data/postgres", "data/s3", "data/s3/rtnet", "data/sources"):  # a folder in s3 is a bucket
         (HERE / kept).mkdir(mode=0o755 if kept in ("data", "data/sources") else 0o700, exist_ok=True)
         os.chown(HERE / kept, *owner)
-    print(f"{folder} is ready; for commands on this machine: set -a; . {folder / 'client.env'}; set +a")
+    print(
+        f"{folder} is ready; for commands on this machine: set -a; . {shlex.quote(str(folder / 'client.env'))}; set +a"
+    )
 
 
 def _files() -> dict[str, str]:
@@ -41,7 +47,7 @@ def _files() -> dict[str, str]:
         f"MLFLOW_FLASK_SERVER_SECRET_KEY={secrets.token_hex(32)}\n",
         "client.env": f"{user}{bucket}AWS_ENDPOINT_URL=http://127.0.0.1:7070\n"
         "MLFLOW_TRACKING_URI=http://127.0.0.1:5000\nRAY_API_SERVER_ADDRESS=http://127.0.0.1:8265\n"
-        f"RAY_AUTH_MODE=token\nRAY_AUTH_TOKEN_PATH={HERE / 'secrets' / 'ray_token'}\n",
+        f"RAY_AUTH_MODE=token\nRAY_AUTH_TOKEN_PATH={shlex.quote(str(HERE / 'secrets' / 'ray_token'))}\n",
     }
 
 
