@@ -160,11 +160,11 @@ def test_plain_ray_job_submit_does_the_same(cluster: Environment, root: Path) ->
 def test_a_job_that_wants_more_gpus_than_there_are_fails_within_a_minute_with_what_it_said_last(
     cluster: Environment, root: Path
 ) -> None:
-    begun = time.monotonic()
     command = ["rtnet", "submit", "train", str(root / "job.yaml"), "name=greedy", "scaling.use_gpu=true", *ADDRESS]
     last = _run(cluster, *command, status=1).splitlines()[-1]
-    assert time.monotonic() - begun < 60
-    assert "job greedy-train-1 failed with exit status 2 after" in last
+    assert (
+        "job greedy-train-1 failed with exit status 2 after 0:00:" in last
+    )  # the job's own time, not that of a client
     assert "rtnet train: " in last and "for 1 GPUs, and the cluster has 0: set scaling.use_gpu=false" in last
 
 
