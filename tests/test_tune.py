@@ -168,8 +168,8 @@ def test_a_finished_sweep_does_nothing_and_says_so(
     [
         ("", "training.momentum=0.5", ["training.momentum = 0.9, now it is 0.5"]),
         ("", "data.dataset=nowhere", ["nowhere", "rtnet prepare"]),
-        ("name: other", "scaling.cpus_per_worker=64", ["64.5 CPUs", "num_workers"]),
-        ("name: other\nat_once: 99", "seed=1", ["at_once is 99", "room for"]),
+        ("name: other", "scaling.cpus_per_worker=64", ["129 CPUs", "lower at_once", "scaling.cpus_per_worker"]),
+        ("name: other\nat_once: 99", "seed=1", ["in 99 trials at once", "lower at_once"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_two(
