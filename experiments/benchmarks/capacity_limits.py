@@ -17,7 +17,6 @@ from pipelines.preparer import FRAMES_PER_PART
 
 PATIENCE_S = 24 * 3600.0
 """A driver that does nothing else for so long counts as broken."""
-_STRING_COLUMN = 2.0**31  # bytes: Arrow's strings count theirs in 32 bits
 _ARTIFACT = 0.8e9  # bytes: uploads through MLflow's server beyond it time out (mlflow issue 7564)
 
 
@@ -108,7 +107,7 @@ def _listing(limits: _Limits, plan: Plan, verb: str) -> None:
 
 def _prepare(limits: _Limits, plan: Plan) -> None:
     costs, parts = plan.costs, sum(part.pieces(FRAMES_PER_PART) for part in limits._parts)
-    rows, cluster = limits.frames * VIEW_COUNT, plan.cluster
+    cluster = plan.cluster
     limits.serial(
         "prepare", "prepare._make, from_items", f"one block, task and result for each part of {FRAMES_PER_PART} frames",
         parts * costs["driver_task_ms"] / 1000,
@@ -126,10 +125,6 @@ def _prepare(limits: _Limits, plan: Plan) -> None:
             "prepare", "prepare._stream", "each task unpacks the list of all parts, for longer than its own work takes",
             limits.frames * costs["parts_unpickle_us"] * 1e-6, _part_s(limits, plan), "s",
         )  # fmt: skip
-    limits.add(
-        "prepare", "dataset_writer.write_index", "one table in memory, with a string column of more than 2 GiB",
-        rows * 64.0, _STRING_COLUMN, "bytes",
-    )  # fmt: skip
     limits.add(
         "train", "train._tracked_run", "provenance.json, a line for each part, goes to MLflow in one upload",
         parts * costs["provenance_bytes"], _ARTIFACT, "bytes",
