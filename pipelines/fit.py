@@ -34,7 +34,7 @@ def fit(experiment: Experiment, folder: RunFolder, tracked: tracking.Run, callba
                 f"run {folder.uri} has lost its workers, the last time so: {lost}; the same command continues it; "
                 "where memory is short, lower scaling.num_workers or training.batch_size"
             )
-        why = lost or str(failure).strip().splitlines()[-1]
+        why = lost or (str(failure).strip() or type(failure).__name__).splitlines()[-1]
         print(f"run {folder.uri} was stopped: {why}; it goes on from its newest checkpoint", flush=True)
         await_room(experiment.scaling)
 

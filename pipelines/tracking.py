@@ -162,7 +162,10 @@ def start_run(
     uri = tracking_uri(experiment)
     open_store(uri, create=True)
     with explained(uri):
-        place = _experiment_id(uri, experiment.tracking.experiment, experiment.storage)
+        # On an object store MLflow needs a library of its own: what an SQLite file is about lies beside it then.
+        beside = uri.startswith(_SQLITE) and "://" in experiment.storage
+        storage = str(Path(uri.removeprefix(_SQLITE)).parent) if beside else experiment.storage
+        place = _experiment_id(uri, experiment.tracking.experiment, storage)
         if run_id is None and key is not None:
             found = client(uri).search_runs([place], f"tags.{_KEY} = '{key}'", max_results=1)
             run_id = found[0].info.run_id if found else None

@@ -292,6 +292,8 @@ def test_a_training_on_an_object_store_gives_the_weights_and_measures_of_one_on_
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert folder.pictures(2) == undisturbed.pictures(2)
     assert json.loads(folder.read("finished.json") or b"")["model"] == "models:/rtnet/1"
+    tracked = MlflowClient(f"sqlite:///{recipe.parent}/s3.db").get_experiment_by_name("rtnet")
+    assert tracked.artifact_location == f"{recipe.parent}/mlartifacts"
 
 
 def test_a_training_begins_with_the_registered_model_that_it_names(recipe: Path, undisturbed: RunFolder) -> None:
