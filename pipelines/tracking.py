@@ -57,9 +57,12 @@ def tracking_uri(experiment: Experiment) -> str:
 def absolute_store(uri: str) -> str:
     """A tracking URI whose SQLite file, if it is one, has an absolute path.
 
-    Raises UserError where it holds credentials: it is written down with every run, prediction and evaluation.
+    Raises UserError where it is no URI, and where it holds credentials: it is written down with every run, prediction
+    and evaluation.
     """
     refuse_credentials({"tracking URI": uri}, "")
+    if "://" not in uri and uri != "databricks":
+        raise UserError(f"tracking URI {uri}: give http://HOST:PORT of an MLflow server, or sqlite:///FILE")
     return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}" if uri.startswith(_SQLITE) else uri
 
 

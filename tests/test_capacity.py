@@ -291,6 +291,8 @@ def test_limits_of_ten_times_the_videos_break_at_the_same_size() -> None:
         ([SMOKE, "trainings.heights=[64]"], "unknown field 'trainings'"),
         ([SMOKE, "scaling.num_workers=5", "scaling.use_gpu=true"], "asks for 5 GPUs, and cluster aws-l4 has 4"),
         ([SMOKE, "prediction.actors=5", "prediction.gpus_per_actor=1.0"], "prediction asks for 5 GPUs"),
+        ([SMOKE, "--cluster", "laptop", "scaling.use_gpu=true"], "has 0: set scaling.use_gpu=false, or choose another"),
+        ([SMOKE, "--cluster", "laptop", "prediction.gpus_per_actor=1.0"], "has 0: set prediction.gpus_per_actor=0"),
         ([SMOKE, "--dataset", "web10m", "data.sources.b={layout: video, path: b}"], "has the sources davis16, b, and"),
         (["experiments/davis16_resnet34.yaml", "training.split=all"], "split 'all' of the data set has 0 annotated"),
     ],

@@ -204,6 +204,12 @@ def test_a_tracking_uri_with_a_password_is_refused_and_not_repeated() -> None:
         assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("uri", ["mlflow:5000", "runs/mlflow.db", "./mlruns"])
+def test_a_tracking_uri_that_is_none_says_what_one_is(uri: str) -> None:
+    with pytest.raises(UserError, match=rf"{uri}: give http://HOST:PORT .* or sqlite:///FILE"):
+        tracking.absolute_store(uri)
+
+
 def test_impatience_ends_with_the_last_who_is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     first, second = tracking.impatient(), tracking.impatient()

@@ -16,6 +16,15 @@ _IMAGE_USER = 1000  # for whoever is root: nothing in the containers is
 
 
 def main() -> None:
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
+    try:
+        _set_up()
+    except PermissionError as error:
+        sys.exit(f"{error.filename} is another user's: set up as that user, or remove what they made")
+
+
+def _set_up() -> None:
     owner = (os.getuid(), os.getgid()) if os.getuid() else (_IMAGE_USER, _IMAGE_USER)
     folder = HERE / "secrets"
     if not folder.exists():

@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", help="a recipe or a sweep (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
-    parser.add_argument("--dataset", default="davis16", help="of capacity.yaml")
-    parser.add_argument("--cluster", default="aws-l4", help="of capacity.yaml")
+    parser.add_argument("--dataset", default="davis16", help="of capacity.yaml (default: %(default)s)")
+    parser.add_argument("--cluster", default="aws-l4", help="of capacity.yaml (default: %(default)s)")
     parser.add_argument("--measure", action="store_true", help="prints costs.yaml anew instead")
     parser.add_argument("--data", type=Path, help="for --measure: DAVIS 2016's layout; default: generated clips")
     options = parser.parse_intermixed_args(arguments)
@@ -103,9 +103,12 @@ def _check_predictors(plan: Plan) -> None:
     options = plan.experiment.prediction
     wanted = options.actors * options.gpus_per_actor
     if wanted > plan.cluster.all_gpus:
+        remedy = "lower prediction.actors or prediction.gpus_per_actor, or set cluster.nodes"
+        if plan.cluster.all_gpus == 0:
+            remedy = "set prediction.gpus_per_actor=0, or choose another --cluster"
         raise UserError(
-            f"prediction asks for {wanted:g} GPUs, and cluster {plan.cluster_name} has {plan.cluster.all_gpus}: lower "
-            "prediction.actors or prediction.gpus_per_actor, or set cluster.nodes"
+            f"prediction asks for {wanted:g} GPUs, and cluster {plan.cluster_name} "
+            f"has {plan.cluster.all_gpus}: {remedy}"
         )
 
 

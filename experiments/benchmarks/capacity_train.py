@@ -103,9 +103,12 @@ def _check_room(plan: Plan) -> None:
     there = {"CPU": plan.cluster.all_cores, "GPU": plan.cluster.all_gpus}
     for kind, amount in resources_needed(plan.experiment.scaling).items():
         if amount > there[kind]:
+            remedy = "lower scaling.num_workers, or set cluster.nodes"
+            if there[kind] == 0:
+                remedy = "set scaling.use_gpu=false, or choose another --cluster"
             raise UserError(
                 f"scaling.num_workers={plan.experiment.scaling.num_workers} asks for {amount:g} {kind}s, and cluster "
-                f"{plan.cluster_name} has {there[kind]}: lower scaling.num_workers, or set cluster.nodes"
+                f"{plan.cluster_name} has {there[kind]}: {remedy}"
             )
 
 
