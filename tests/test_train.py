@@ -280,7 +280,7 @@ def test_with_more_room_killed_and_run_again_it_gives_the_losses_and_weights_of_
 def test_a_training_on_an_object_store_gives_the_weights_and_measures_of_one_on_a_disk(
     recipe: Path, undisturbed: RunFolder, bucket: str
 ) -> None:
-    overrides = [f"storage={bucket}/runs", f"data.dataset={bucket}/train/dataset", "training.checkpoint_every=1"]
+    overrides = [f"storage={bucket}/runs", f"data.dataset={bucket}/train/dataset", "training.checkpoint_every=2"]
     experiment = load_experiment(recipe, [*overrides, f"tracking.uri=sqlite:///{recipe.parent}/s3.db"])
     prepare.run(experiment)
     train.run(experiment)
