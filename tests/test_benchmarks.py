@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks import evaluate, network, training_step
+from experiments.benchmarks import network, training_step
 
 ROOT = Path(__file__).parents[1]
 TOY = ["--sizes", "48x80", "--backbones", "resnet34", "--repeats", "1", "--threads", "1"]
@@ -59,13 +59,3 @@ def test_bfloat16_is_compared_with_float32_after_a_training() -> None:
     lines = done.stdout.splitlines()
     assert [line.split(" | ")[0] for line in lines if line.startswith("| b")] == ["| bfloat16"]
     assert re.fullmatch(r"ratio: \d+\.\d\d", lines[-1])
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_evaluate_gives_what_the_definition_gives(local_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate.main(["--frames", "24"])
-    first, difference, *_, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("24 frames")
-    assert difference == "largest difference of a J or F: 0.0e+00"
-    assert re.fullmatch(r"ratio: \d+\.\d\d", last)

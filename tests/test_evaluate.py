@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from experiments.benchmarks import evaluate as benchmark
 from pipelines import evaluate, registry, tracking
 from pipelines.config import Experiment, validate
 from pipelines.mask_folder import Folders, list_masks
@@ -432,6 +434,16 @@ def test_j_and_f_equal_the_official_values_per_frame_and_in_statistics(
             np.testing.assert_allclose(values, expected["raw"], atol=1e-12, rtol=0)
             for statistic in ("mean", "recall", "decay"):
                 assert row[f"{key} {statistic}"] == pytest.approx(expected[statistic], abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_benchmark_gives_what_the_definition_gives(local_ray: None, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main(["--frames", "24"])
+    first, difference, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("24 frames")
+    assert difference == "largest difference of a J or F: 0.0e+00"
+    assert re.fullmatch(r"ratio: \d+\.\d\d", last)
 
 
 @pytest.mark.ray
