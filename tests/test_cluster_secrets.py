@@ -1,5 +1,6 @@
 """No file in cluster/ holds a secret; what one machine needs is made once, and who makes users says what is wrong."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +36,18 @@ def test_the_secrets_of_one_machine_are_made_once_and_not_tracked(tmp_path: Path
     for path in (".env", "secrets/ray_token", "secrets.part/x", "data/s3/rtnet/x"):
         ignored = subprocess.run(["git", "check-ignore", "--quiet", CLUSTER / "local" / path], cwd=ROOT)
         assert ignored.returncode in (0, 128), path  # 128: no git here
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give a folder away")
+def test_secrets_that_are_somebody_elses_are_told_in_one_line(tmp_path: Path) -> None:
+    script = shutil.copy(CLUSTER / "local" / "set_up.py", tmp_path)
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    os.chown(tmp_path / "secrets", 65534, 65534)
+    like_anybody = ["setpriv", "--bounding-set=-all"]  # root's own files, and no right to others'
+    done = subprocess.run([*like_anybody, sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{tmp_path}/secrets is another user's")
 
 
 def _tracked(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@
 stays as it is. Python alone is enough.
 """
 
+import argparse
 import os
 import secrets
 import shlex
@@ -16,8 +17,7 @@ _IMAGE_USER = 1000  # for whoever is root: nothing in the containers is
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        sys.exit(__doc__)
+    argparse.ArgumentParser(description=__doc__).parse_args()
     try:
         _set_up()
     except PermissionError as error:

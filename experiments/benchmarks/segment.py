@@ -20,17 +20,17 @@ import numpy as np
 import psutil
 
 _SIZE = (96, 168)
+_RATE = 5  # frames a second
 _SECONDS_BETWEEN = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=60)
-    parser.add_argument("--rate", type=int, default=5)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="segment-") as scratch:
-        root, frames = Path(scratch), 60 * options.minutes * options.rate
-        _write_video(root / "long.mp4", frames, options.rate)
+        root, frames = Path(scratch), 60 * options.minutes * _RATE
+        _write_video(root / "long.mp4", frames)
         _write_network(root / "model.safetensors")
         started = time.perf_counter()
         samples = _segment(root)
@@ -67,11 +67,11 @@ def _segment(root: Path) -> list[tuple[int, int]]:
     return samples
 
 
-def _write_video(path: Path, frames: int, rate: int) -> None:
+def _write_video(path: Path, frames: int) -> None:
     texture = np.random.default_rng(0).integers(0, 256, (12, 21, 3), np.uint8)
     picture = cv2.resize(texture, _SIZE[::-1], interpolation=cv2.INTER_CUBIC)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(rate), options={"preset": "ultrafast"})
+        stream = container.add_stream("libx264", rate=Fraction(_RATE), options={"preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = *_SIZE, "yuv420p"
         for number in range(frames):
             moved = av.VideoFrame.from_ndarray(np.roll(picture, number, 1).astype(np.uint8), format="rgb24")
