@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=60)
     options = parser.parse_args(arguments)
+    if options.minutes < 1:
+        parser.error("--minutes: a whole number from 1 on")
     with tempfile.TemporaryDirectory(prefix="segment-") as scratch:
         root, frames = Path(scratch), 60 * options.minutes * _RATE
         _write_video(root / "long.mp4", frames)
