@@ -1,12 +1,16 @@
 """What all tests share: one Ray, an S3 server, where the real data lies, and a generated clip where it does not."""
 
+import ctypes
+import gc
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # What a shell begins behind itself ignores Ctrl-C, and so would all that the tests start and stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,3 +64,25 @@ def local_ray() -> Iterator[None]:
 
     with ray_session():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_given_back() -> Iterator[None]:
+    """The C library keeps what PyTorch's threads freed: gigabytes, over the whole suite."""
+    yield
+    gc.collect()
+    with suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class _OneProcessForRay(LoadScopeScheduling):  # type: ignore[misc]
+    """Modules are shared out between processes, but all that use Ray go to one, to the one Ray that they share."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = str(super()._split_scope(nodeid))
+        text = Path(self.config.rootpath, module).read_text()
+        return "ray" if "mark.ray" in text or "local_ray" in text else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return _OneProcessForRay(config, log)
