@@ -13,16 +13,19 @@ from rtnet.model.folding import fold_batch_norms
 from rtnet.model.rtnet import RTNet
 from tests.networks import plain_network, random_inputs, random_network
 
-PUBLISHED = ["resnet34", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)]
 # Drawn once, odd ones among them; in the last the features of stride 32 are one row.
 SIZES = [(37, 54), (65, 99), (91, 46), (31, 130)]
 
 
-@pytest.mark.parametrize("backbone", PUBLISHED)
+@pytest.fixture(scope="module", params=["resnet34", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)])
+def network(request: pytest.FixtureRequest) -> RTNet:
+    """A published one, of random weights."""
+    return random_network(request.param)
+
+
 @pytest.mark.parametrize(("batch", "size"), [(1, SIZES[1]), (2, SIZES[2]), (3, SIZES[0]), (1, SIZES[3])])
 @torch.no_grad()
-def test_all_eight_maps_are_the_plain_networks(backbone: str, batch: int, size: tuple[int, int]) -> None:
-    network = random_network(backbone)
+def test_all_eight_maps_are_the_plain_networks(network: RTNet, batch: int, size: tuple[int, int]) -> None:
     frames, flow = random_inputs(batch, size)
     maps, plain = network(frames, flow), plain_network(network)
     for i in range(batch):
@@ -32,13 +35,15 @@ def test_all_eight_maps_are_the_plain_networks(backbone: str, batch: int, size: 
                 torch.testing.assert_close(ours[i].sigmoid(), wanted, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("backbone", PUBLISHED)
 @pytest.mark.parametrize(
     ("batch", "size", "training"), [(1, SIZES[0], True), (2, SIZES[1], False), (3, SIZES[0], False)]
 )
-def test_all_gradients_are_the_plain_networks(backbone: str, batch: int, size: tuple[int, int], training: bool) -> None:
+def test_all_gradients_are_the_plain_networks(
+    network: RTNet, batch: int, size: tuple[int, int], training: bool, request: pytest.FixtureRequest
+) -> None:
     """In training mode with batch 1, as published: with more, batch-norm ties the pairs together."""
-    network = random_network(backbone).train(training)
+    network.train(training)
+    request.addfinalizer(network.eval)
     parameters = dict(network.named_parameters())
     frames, flow = random_inputs(batch, size)
     maps = network(frames, flow)
@@ -58,16 +63,14 @@ def test_all_gradients_are_the_plain_networks(backbone: str, batch: int, size: t
         assert (ours[name] - gradient).norm().item() <= bound, name
 
 
-@pytest.mark.parametrize("backbone", PUBLISHED)
 @torch.no_grad()
-def test_float32_strays_from_float64_no_further_than_the_plain_network_does(backbone: str) -> None:
+def test_float32_strays_from_float64_no_further_than_the_plain_network_does(network: RTNet) -> None:
     """Half of the times further and half of the times less far, as chance has it."""
-    exact = random_network(backbone)
-    single = copy.deepcopy(exact).float()
+    single = copy.deepcopy(network).float()
     ratios = []
     for batch in range(1, 10):
         frames, flow = (x[:1] for x in random_inputs(batch))
-        wanted = plain_network(exact).side_maps(frames[0], flow[0])
+        wanted = plain_network(network).side_maps(frames[0], flow[0])
         plain = plain_network(single).side_maps(frames[0].float(), flow[0].float())
         maps = single(frames.float(), flow.float())
         ours = {name: [x[0].sigmoid() for x in getattr(maps, name)] for name in wanted}

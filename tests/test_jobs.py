@@ -32,7 +32,7 @@ RECIPE = """
 name: job
 data: {{sources: {{clip: {{layout: davis16, path: {root}/clip}}}}, dataset: {root}/dataset}}
 flow: {{preset: ultrafast}}
-model: {{backbone: resnet18}}
+model: {{backbone: mobilenet_v3_large}}
 training: {{phases: [{{last_epoch: 1, rate: 1e-3}}], heights: [32], steps_per_epoch: 1}}
 validation: {{height: 32}}
 scaling: {{num_workers: 1, cpus_per_worker: 0.5, threads_per_worker: 1}}

@@ -40,7 +40,7 @@ name: tiny
 seed: 3
 data: {{sources: {{clip: {{layout: davis16, path: {clip}}}}}, dataset: {root}/dataset}}
 flow: {{preset: ultrafast}}
-model: {{backbone: resnet18}}
+model: {{backbone: mobilenet_v3_large}}
 training:
   phases:
     - {{last_epoch: 1, rate: 1e-3, trained: interaction}}
@@ -199,7 +199,7 @@ def test_only_the_interaction_modules_move_in_the_first_phase(undisturbed: RunFo
             assert torch.equal(tensor, after[name]), name
     assert any(not torch.equal(before[n], after[n]) for n in before if n.startswith(interaction))
     assert any(not torch.equal(after[n], later[n]) for n in before if not n.startswith(interaction))
-    assert not torch.equal(before["appearance.stem.norm.running_mean"], after["appearance.stem.norm.running_mean"])
+    assert not torch.equal(before["appearance.stem.0.1.running_mean"], after["appearance.stem.0.1.running_mean"])
 
 
 def test_a_finished_run_does_nothing_and_says_so(
@@ -332,8 +332,8 @@ def test_stages_follow_one_another_and_each_begins_where_those_before_ended(
     for stream in ("appearance", "motion"):
         for name, value in ended[f"staged.{stream}"]["model"].items():
             assert torch.equal(begun["staged.joint"][f"{stream}.{name}"], value), name
-    stem = ended["staged.appearance"]["model"]["stem.conv.weight"]
-    assert torch.equal(begun["staged.motion"]["stem.conv.weight"], torch.cat([stem, stem], 1) / 2)
+    stem = ended["staged.appearance"]["model"]["stem.0.0.weight"]
+    assert torch.equal(begun["staged.motion"]["stem.0.0.weight"], torch.cat([stem, stem], 1) / 2)
     uri = tracking_uri(experiment)
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("rtnet").experiment_id])
@@ -400,7 +400,7 @@ def test_a_checkpoint_of_another_variant_is_refused_by_name(
     overrides = [f"storage={tmp_path}", f"model.start_from={tmp_path}/other.safetensors"]
     assert cli.main(["train", str(recipe), *overrides]) == 2
     error = capsys.readouterr().err
-    assert "other.safetensors" in error and "resnet34" in error and "resnet18" in error
+    assert "other.safetensors" in error and "resnet34" in error and "mobilenet_v3_large" in error
 
 
 def test_a_mistake_that_is_mended_does_not_bind_the_run(recipe: Path, tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_a_mistake_that_is_mended_does_not_bind_the_run(recipe: Path, tmp_path: 
 
 def test_training_begins_with_the_weights_it_is_given(recipe: Path, tmp_path: Path) -> None:
     torch.manual_seed(11)
-    model = RTNet(RTNetConfig("resnet18"))
+    model = RTNet(RTNetConfig("mobilenet_v3_large"))
     save_model(tmp_path / "start.safetensors", model)
     experiment = load_experiment(recipe, [f"model.start_from={tmp_path}/start.safetensors"])
     state = initial_state(experiment)["model"]

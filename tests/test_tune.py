@@ -32,7 +32,7 @@ RECIPE = """
 name: tiny
 data: {{sources: {{clip: {{layout: davis16, path: {root}/clip}}}}, dataset: {root}/dataset}}
 flow: {{preset: ultrafast}}
-model: {{backbone: resnet18}}
+model: {{backbone: mobilenet_v3_large}}
 training:
   phases: [{{last_epoch: 2, rate: 1e-2}}]
   heights: [32]
@@ -186,7 +186,7 @@ def _drawn(sweep: Path, **search: Any) -> Sweep:
     values = yaml.safe_load(sweep.read_text()) | {"search": search, "scheduler": {"reduction_factor": 2}}
     values["space"] = {
         "training.phases.0.rate": {"loguniform": [1e-4, 1e-1]},
-        "model.backbone": {"choice": ["resnet18"]},
+        "model.backbone": {"choice": ["mobilenet_v3_large"]},
     }
     path = sweep.with_name("drawn.yaml")
     path.write_text(yaml.safe_dump(values))
@@ -194,7 +194,7 @@ def _drawn(sweep: Path, **search: Any) -> Sweep:
 
 
 def _ended(number: int, rate: float, score: float) -> Trial:
-    overrides = {"training.phases.0.rate": rate, "model.backbone": "resnet18"}
+    overrides = {"training.phases.0.rate": rate, "model.backbone": "mobilenet_v3_large"}
     return Trial(f"{number:03d}", overrides, "stopped", reports=[{"epoch": 1, "validation/JF": score}])
 
 
@@ -217,7 +217,7 @@ def test_optuna_goes_on_with_what_was_begun_and_goes_by_what_was_reached(sweep: 
     known = [
         _ended(n, rate, -abs(math.log10(rate / 1e-2))) for n, rate in enumerate(np.geomspace(1e-4, 1e-1, 20).tolist())
     ]
-    begun = Trial("020", {"training.phases.0.rate": 0.05, "model.backbone": "resnet18"})
+    begun = Trial("020", {"training.phases.0.rate": 0.05, "model.backbone": "mobilenet_v3_large"})
     search = trial_search.optuna_of(drawn, [*known, begun])
     assert search.suggest("first") == {"overrides": begun.overrides}
     rates = [search.suggest(str(n))["overrides"]["training.phases.0.rate"] for n in range(10)]
