@@ -20,7 +20,7 @@ _PATH = re.compile(r"(?:endpoint|url:) (?:https?://[^/\s]+)?/?(?:api/\d\.\d/)?(?
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _lock = threading.Lock()
 _impatient = 0  # so many are
-_set: list[str] = []  # by the first of them
+_before: dict[str, str] = {}  # the first of them
 
 
 @contextmanager
@@ -53,13 +53,16 @@ def unless_there(make: Callable[[], Made]) -> Made | None:
 def impatient() -> Iterator[None]:
     """MLflow waits minutes for a server that does not answer; the first request of a command does not.
 
-    For all threads of the process, as MLflow reads its limits from the environment.
+    For all threads of the process, as MLflow reads its limits from the environment. There they stay, at the values that
+    MLflow has without them: a variable must not vanish while another thread goes through the environment, as every
+    HTTP request does to look for proxies.
     """
     global _impatient
     with _lock:
         if _impatient == 0:
-            _set[:] = [name for name in _LIMITS if name not in os.environ]
-            os.environ.update({name: _LIMITS[name] for name in _set})
+            patient = _patience()
+            _before.update({name: os.environ.get(name, patient[name]) for name in _LIMITS})
+            os.environ.update({name: _LIMITS[name] for name in _LIMITS if _before[name] == patient[name]})
         _impatient += 1
     try:
         yield
@@ -67,8 +70,14 @@ def impatient() -> Iterator[None]:
         with _lock:
             _impatient -= 1
             if _impatient == 0:
-                for name in _set:
-                    os.environ.pop(name, None)
+                os.environ.update(_before)
+
+
+def _patience() -> dict[str, str]:
+    """MLflow's own limits; who sets others means them."""
+    from mlflow import environment_variables
+
+    return {name: str(getattr(environment_variables, name).default) for name in _LIMITS}
 
 
 def _in_words(where: str, said: str) -> str:

@@ -94,7 +94,8 @@ def written(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Writt
                 assert line, "a writer ended before it began"
         go.touch()
         said = [process.communicate(timeout=300) for process in processes]
-    assert not any(process.returncode for process in processes), said
+    failed = [error for process, (_, error) in zip(processes, said, strict=True) if process.returncode]
+    assert not failed, "\n".join(failed)
     return Written(parent, {int(number): facts for out, _ in said for number, facts in json.loads(out).items()})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 
 from pipelines import registry, tracking
 from pipelines.config import Experiment, validate
@@ -211,11 +212,36 @@ def test_a_tracking_uri_that_is_none_says_what_one_is(uri: str) -> None:
 
 
 def test_impatience_ends_with_the_last_who_is_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    limit = MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    monkeypatch.delenv(limit.name, raising=False)
     first, second = tracking.impatient(), tracking.impatient()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+    assert limit.get() == 1
     second.__exit__(None, None, None)
-    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert limit.get() == limit.default
+    with tracking.impatient():
+        assert limit.get() == 1
+    monkeypatch.setenv(limit.name, "3")  # who sets it means it
+    with tracking.impatient():
+        assert limit.get() == 3
+    assert limit.get() == 3
+
+
+def test_no_variable_vanishes_from_under_a_thread_that_goes_through_the_environment() -> None:
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            with tracking.impatient():
+                pass
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(3000):
+            dict(os.environ)
+    finally:
+        stop.set()
+        changing.join()
