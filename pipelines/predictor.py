@@ -20,10 +20,10 @@ import torch
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
 from pipelines.frame_statistics import frame_statistics
+from pipelines.memory import keep_freed_memory
 from pipelines.prediction_units import Unit
 from pipelines.preparer import estimator
 from pipelines.storage import absolute, open_storage, put
-from rtnet.ahead import Ahead
 from rtnet.checkpoint import load_model
 from rtnet.data.flips import flip
 from rtnet.data.frames import read_annotation, read_pictures
@@ -31,7 +31,7 @@ from rtnet.data.images import Mask, Picture, decode_mask, encode_jpeg, encode_pn
 from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
 from rtnet.prediction import Map, for_prediction, grey_levels, stretch
-from rtnet.segmenter import FrameInput, Segmenter
+from rtnet.segmenter import FrameViews, Segmenter
 
 _FRAMES_PER_REPORT = 8
 _WRITERS = 4
@@ -46,6 +46,7 @@ class Predictor:
         torch.set_flush_denormal(True)  # before PyTorch starts its threads, which inherit it
         device = torch.device("cuda" if options.gpus_per_actor else "cpu")
         if not options.gpus_per_actor:
+            keep_freed_memory()
             # Ray sets one thread for actors with a fraction of a CPU.
             threads = max(1, (os.cpu_count() or 1) // options.actors)
             torch.set_num_threads(threads)
@@ -101,27 +102,23 @@ class Predictor:
             yield from segmenter.segment(_kept(read_pictures(unit.source), unit, pictures))
             return
         if unit.source is None:
-            inputs = Ahead(self._of_dataset(segmenter, unit))
+            frames = self._of_dataset(unit)
         else:
-            inputs = Ahead(self._of_stills(segmenter, _kept(read_pictures(unit.source), unit, pictures)))
-        try:
-            yield from segmenter.maps(inputs, unit.first, unit.start, unit.stop)
-        finally:
-            inputs.stop()
+            frames = self._of_stills(_kept(read_pictures(unit.source), unit, pictures))
+        yield from segmenter.maps(frames, unit.first, unit.start, unit.stop)
 
-    def _of_dataset(self, segmenter: Segmenter, unit: Unit) -> Iterator[FrameInput]:
+    def _of_dataset(self, unit: Unit) -> Iterator[FrameViews]:
         assert self._dataset is not None and unit.rows is not None
         for rows in unit.rows.tolist():
             with self._spent.on("decode"):
                 views = [self._dataset.read(row) for row in rows]
-            size = (views[0].image.shape[0], views[0].image.shape[1])
-            yield segmenter.frame_input(size, [view.image for view in views], [view.flow for view in views])
+            yield FrameViews([view.image for view in views], [view.flow for view in views])
 
-    def _of_stills(self, segmenter: Segmenter, pictures: Iterable[Picture]) -> Iterator[FrameInput]:
+    def _of_stills(self, pictures: Iterable[Picture]) -> Iterator[FrameViews]:
         for picture in self._spent.each("decode", pictures):
-            views = [flip(picture, view) for view in segmenter.views]
             black = np.zeros((*picture.shape[:2], 6), np.uint8)
-            yield segmenter.frame_input((picture.shape[0], picture.shape[1]), views, [black] * len(views))
+            views = self._segmenter.views
+            yield FrameViews([flip(picture, view) for view in views], [black] * len(views))
 
     def _write(self, unit: Unit, place: int, map_: Map, picture: Picture | None) -> dict[str, Any]:
         with self._spent.on("encode"):

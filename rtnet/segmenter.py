@@ -30,12 +30,11 @@ FLOW_HEIGHT = 480
 
 
 @dataclass(frozen=True)
-class FrameInput:
-    """A frame as the network sees it, in one or several views."""
+class FrameViews:
+    """A frame and its flow, in one or several views."""
 
-    size: tuple[int, int]  # (H, W) of the frame, which its map will have
-    frames: Tensor  # (V, 3, h, w), normalised
-    flow: Tensor  # (V, 6, h, w), normalised
+    images: list[Picture]  # uint8 (H, W, 3) each
+    flow: list[Picture]  # uint8 (h, w, 6) each: forward and backward flow pictures
 
 
 @dataclass(frozen=True)
@@ -67,23 +66,37 @@ class Segmenter:
         first, and for what is no such array.
         """
         decoded = Ahead(_checked(self.spent.each("decode", frames)))
-        inputs = Ahead(self._inputs(decoded))
         try:
-            yield from self.maps(inputs)
+            yield from self.maps(self._with_flow(decoded))
         finally:
-            inputs.stop()
             decoded.stop()
 
     def maps(
-        self, inputs: Iterable[FrameInput], first: int = 0, start: int = 0, stop: int | None = None
+        self, frames: Iterable[FrameViews], first: int = 0, start: int = 0, stop: int | None = None
     ) -> Iterator[Map]:
         """The maps of the places start..stop-1 of a sequence, in order; None is its end.
 
-        inputs: of the places first, first + 1, ..., up to the sequence's end or `stop` + `rule.ahead`. first: 0, or at
-        most `start` - `rule.behind`; start: a multiple of `rule.block`, and stop too, or the sequence's end.
+        frames: of the places first, first + 1, ..., up to the sequence's end or `stop` + `rule.ahead`; read in a thread
+        beside the network. first: 0, or at most `start` - `rule.behind`; start: a multiple of `rule.block`, and stop
+        too, or the sequence's end.
         """
+        inputs: Iterator[_Seen]
+        if self.device.type == "cuda":
+            inputs = made = Ahead(map(self._input, frames))
+            stop_reading = made.stop
+        else:
+            # PyTorch's operators in a second thread would bring threads of their own, and where there are more than
+            # cores OpenMP lets the network's sleep at the end of each operator: a twentieth of the time.
+            read = Ahead(iter(frames))
+            inputs, stop_reading = map(self._input, read), read.stop
+        try:
+            yield from self._maps(inputs, first, start, stop)
+        finally:
+            stop_reading()
+
+    def _maps(self, reading: Iterator["_Seen"], first: int, start: int, stop: int | None) -> Iterator[Map]:
         window: dict[int, _Seen] = {}
-        reading, known, ended = iter(inputs), first, False
+        known, ended = first, False
         open_maps = _OpenMaps(len(self.views), start)
         waiting: list[tuple[Pair, int]] = []  # pairs and the number of the view in which they are seen
         place = start
@@ -93,7 +106,7 @@ class Segmenter:
                 following = next(reading, None)
                 ended = following is None
                 if following is not None:
-                    window[known] = _Seen(following)
+                    window[known] = following
                     known += 1
             if place >= known:
                 break
@@ -109,18 +122,15 @@ class Segmenter:
             self._predict(waiting, window, open_maps)
             yield from self._finished(open_maps, window)
 
-    def frame_input(self, size: tuple[int, int], images: list[Picture], flow: list[Picture]) -> FrameInput:
-        """Of pictures in every view: uint8 (H, W, 3) each, and (h, w, 6), forward and backward flow pictures."""
+    def _input(self, frame: FrameViews) -> "_Seen":
         with self.spent.on("network"):
-            return FrameInput(
-                size, network_input(images, self.size, self.device), network_input(flow, self.size, self.device)
-            )
+            height, width = frame.images[0].shape[:2]
+            frames, flow = (network_input(x, self.size, self.device) for x in (frame.images, frame.flow))
+            return _Seen((height, width), frames, flow)
 
-    def _inputs(self, frames: Iterable[Picture]) -> Iterator[FrameInput]:
-        flows = self.spent.each("flow", self._flow_pictures(frames))
-        for views in flows:
-            size = (views[0][0].shape[0], views[0][0].shape[1])
-            yield self.frame_input(size, [image for image, _ in views], [flow for _, flow in views])
+    def _with_flow(self, frames: Iterable[Picture]) -> Iterator[FrameViews]:
+        for views in self.spent.each("flow", self._flow_pictures(frames)):
+            yield FrameViews([image for image, _ in views], [flow for _, flow in views])
 
     def _flow_pictures(self, frames: Iterable[Picture]) -> Iterator[list[tuple[Picture, Picture]]]:
         """For each frame, view by view, the flipped picture and its flow."""
@@ -159,8 +169,8 @@ class Segmenter:
             return
         features = frame_features(
             self.model,
-            torch.stack([frame.input.frames[view] for frame, view in fresh]),
-            torch.stack([frame.input.flow[view] for frame, view in fresh]),
+            torch.stack([frame.frames[view] for frame, view in fresh]),
+            torch.stack([frame.flow[view] for frame, view in fresh]),
         )
         for number, (frame, view) in enumerate(fresh):
             # Copies, for a frame's memory to be free when the frame is.
@@ -169,7 +179,7 @@ class Segmenter:
     def _finished(self, open_maps: "_OpenMaps", window: dict[int, "_Seen"]) -> Iterator[Map]:
         for place, mean in open_maps.take():
             with self.spent.on("network"):
-                (map_,) = maps_at(mean[None], [window[place].input.size])
+                (map_,) = maps_at(mean[None], [window[place].size])
             yield map_
         for place in [place for place in window if place < open_maps.next - self.rule.behind]:
             del window[place]
@@ -194,9 +204,11 @@ def load(
 
 @dataclass
 class _Seen:
-    """A frame that has been read, and the features of those of its views that have been needed."""
+    """A frame as the network sees it, and the features of those of its views that have been needed."""
 
-    input: FrameInput
+    size: tuple[int, int]  # (H, W) of the frame, which its map will have
+    frames: Tensor  # (V, 3, h, w), normalised
+    flow: Tensor  # (V, 6, h, w), normalised
     features: dict[int, Frames] = field(default_factory=dict)
 
 

@@ -97,7 +97,7 @@ def test_batches_and_pieces_change_nothing_beyond_rounding(
     segmenter = replace(segmenter, rule=rule)
     whole = list(segmenter.segment(frames))
     one_by_one = list(replace(segmenter, batch_size=1).segment(frames))
-    inputs = list(segmenter._inputs(frames))
+    inputs = list(segmenter._with_flow(frames))
     pieces: list[np.ndarray] = []
     for start in range(0, FRAMES, 4):
         first, stop = max(start - rule.behind, 0), min(start + 4, FRAMES)
