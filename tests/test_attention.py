@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import rtnet.model.standard_attention
 from rtnet.model.attention import Attention, AttentionForm
+from rtnet.model.standard_attention import standard_attention
 from rtnet.model.transposed_attention import in_chunks, in_two_passes, transposed_attention
 from tests import plain
 
@@ -31,10 +33,20 @@ def _whole_matrix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("scores_at_once", [1, 100, 37 * 36, 37 * 37, 10**6])
-def test_transposed_attention_in_chunks_is_that_of_the_whole_matrix(scores_at_once: int) -> None:
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("transposed", [False, True])
+@torch.no_grad()
+def test_attention_in_chunks_on_a_processor_is_that_of_the_whole_matrix(
+    scores_at_once: int, dtype: torch.dtype, bound: float, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 by other products than in float64."""
+    monkeypatch.setattr(rtnet.model.standard_attention, "SCORES_AT_ONCE", scores_at_once)
     tokens = _tokens()
-    with torch.no_grad():
-        torch.testing.assert_close(in_chunks(*tokens, scores_at_once), _whole_matrix(*tokens), rtol=1e-13, atol=1e-13)
+    ours = [x.to(dtype) for x in tokens]
+    found = in_chunks(ours[0], ours[1], ours[2], scores_at_once) if transposed else standard_attention(*ours)
+    assert found.dtype == dtype
+    wanted = _whole_matrix(*tokens) if transposed else F.scaled_dot_product_attention(*tokens)
+    assert (found - wanted).abs().max() <= bound * wanted.abs().max()
 
 
 def test_many_chunks_of_16_bits_add_up() -> None:

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.benchmarks.network_case import attention_flop
 from rtnet.config import RTNetConfig
 from rtnet.data.prediction_pairs import PairRule
 from rtnet.losses import side_map_losses
@@ -118,7 +119,7 @@ def _network(backbone: str, streams: Streams) -> Network:
 
 
 def _counted(call: Callable[[], object]) -> Operations:
-    with FlopCounterMode(display=False) as flop, _Operators() as operators:
+    with FlopCounterMode(display=False, custom_mapping=attention_flop()) as flop, _Operators() as operators:
         call()
     return Operations(float(flop.get_total_flops()), operators.count)
 

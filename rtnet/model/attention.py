@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rtnet.data.inputs import resize
 from rtnet.model.layers import spatial_size
+from rtnet.model.standard_attention import standard_attention
 from rtnet.model.transposed_attention import at_once, transposed_attention
 
 _aten = torch.ops.aten
@@ -18,6 +19,7 @@ ATTENTIONS = [
     _aten._scaled_dot_product_efficient_attention.default,
     _aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.rtnet.transposed_attention.default,
+    torch.ops.rtnet.standard_attention.default,
 ]
 """The operators that attention comes down to on some device."""
 
@@ -54,15 +56,20 @@ class Attention(nn.Module):
             pooled = F.max_pool2d(x, 3, stride=2, padding=1)
             x, y = pooled, pooled if y is x else F.max_pool2d(y, 3, stride=2, padding=1)
         query, key, value = self._tokens(self.query(x)), self._tokens(self.key(y)), self._tokens(self.value(y))
-        attend: Callable[..., Tensor] = F.scaled_dot_product_attention
-        if self.form.transposed:
-            attend = at_once if torch.compiler.is_exporting() else transposed_attention
-        out: Tensor = attend(query, key, value)  # (N, heads, H * W, C / heads)
+        out: Tensor = self._form(query)(query, key, value)  # (N, heads, H * W, C / heads)
         if torch.compiler.is_exporting():
             out = out.mT.reshape(x.shape)
         else:
             out = out.transpose(1, 2).reshape(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
         return resize(out, size) if self.form.pooled else out
+
+    def _form(self, query: Tensor) -> Callable[..., Tensor]:
+        if self.form.transposed:
+            return at_once if torch.compiler.is_exporting() else transposed_attention
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if query.device.type == "cpu" and query.dtype == torch.float32 and not plain:
+            return standard_attention
+        return F.scaled_dot_product_attention
 
     def _tokens(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, heads, H * W, C / heads): a view, with each token's channels side by side in memory.

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-SCORES_AT_ONCE = 2**21
-"""How many scores in_chunks holds: few enough to stay in a processor's cache."""
+from rtnet.model.product import product
+from rtnet.model.standard_attention import SCORES_AT_ONCE
 
 
 @torch.library.custom_op("rtnet::transposed_attention", mutates_args=())
@@ -31,17 +31,14 @@ def in_chunks(query: Tensor, key: Tensor, value: Tensor, scores_at_once: int = S
     rows = min(pixels, max(1, scores_at_once // pixels))
     # (N, heads, d, P); 16 bits are too few to add up many chunks in.
     out = value.new_zeros(value.mT.shape, dtype=torch.promote_types(value.dtype, torch.float32))
-    # One buffer for all chunks: on a CPU, being given fresh memory takes longer than filling it.
-    buffer = query.new_empty(rows, pixels)
     # One matrix after the other: a product of many that are long and thin is shared out badly among a CPU's threads.
     matrices = (x.flatten(0, 1) for x in (query * width**-0.5, key, value, out))
     for one_query, one_key, one_value, one_out in zip(*matrices, strict=True):
         for start in range(0, pixels, rows):
             some = slice(start, start + rows)
-            scores = buffer[: min(rows, pixels - start)]
-            torch.mm(one_query[some], one_key.T, out=scores)
+            scores = product(one_query[some].contiguous(), one_key.contiguous())
             torch.softmax(scores, 1, out=scores)
-            one_out += one_value[some].T @ scores
+            one_out += product(one_value[some].T.contiguous(), scores.T)
     return out.mT.to(value.dtype).contiguous()
 
 
