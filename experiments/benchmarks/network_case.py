@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rtnet.model.attention import ATTENTIONS
 from rtnet.model.rtnet import RTNet
+from rtnet.model.standard_attention import standard_attention
 from rtnet.model.transposed_attention import transposed_attention
 from rtnet.prediction import for_prediction
 from rtnet.training import Batch, make_optimizer, set_product_precision, set_rate, train_step
@@ -158,7 +159,11 @@ def _attention(case: Case) -> tuple[Callable[[], object], float]:
     """One head of 64 channels over as many places as level 1 of the network attends to in pictures of this size."""
     pixels = (case.height // 8) * (case.width // 8)
     query, key, value = torch.randn(3, 1, 1, pixels, 64, device=case.device, dtype=_dtype(case))
-    ours = transposed_attention if case.work == "transposed" else torch.nn.functional.scaled_dot_product_attention
+    ours: Callable[..., Tensor] = torch.nn.functional.scaled_dot_product_attention
+    if case.work == "transposed":
+        ours = transposed_attention
+    elif case.device == "cpu" and case.precision == "float32":
+        ours = standard_attention
 
     def attend() -> None:
         with torch.inference_mode():
