@@ -26,7 +26,7 @@ def keep_freed_memory() -> None:
     """The C library (glibc; others are left as they are) gives nothing that is freed back to the system.
 
     For a process that computes with large tensors on the CPU again and again: to be given fresh memory for every one of
-    them, page by page, is a twentieth of its time.
+    them, page by page, takes time.
     """
     with suppress(AttributeError):
         set_option = ctypes.CDLL(None).mallopt

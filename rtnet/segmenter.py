@@ -86,7 +86,7 @@ class Segmenter:
             stop_reading = made.stop
         else:
             # PyTorch's operators in a second thread would bring threads of their own, and where there are more than
-            # cores OpenMP lets the network's sleep at the end of each operator: a twentieth of the time.
+            # cores OpenMP lets the network's sleep at the end of each operator.
             read = Ahead(iter(frames))
             inputs, stop_reading = map(self._input, read), read.stop
         try:

@@ -34,9 +34,10 @@ def in_chunks(query: Tensor, key: Tensor, value: Tensor, scores_at_once: int = S
     # One matrix after the other: a product of many that are long and thin is shared out badly among a CPU's threads.
     matrices = (x.flatten(0, 1) for x in (query * width**-0.5, key, value, out))
     for one_query, one_key, one_value, one_out in zip(*matrices, strict=True):
+        keys = one_key.contiguous()
         for start in range(0, pixels, rows):
             some = slice(start, start + rows)
-            scores = product(one_query[some].contiguous(), one_key.contiguous())
+            scores = product(one_query[some].contiguous(), keys)
             torch.softmax(scores, 1, out=scores)
             one_out += product(one_value[some].T.contiguous(), scores.T)
     return out.mT.to(value.dtype).contiguous()
