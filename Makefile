@@ -15,7 +15,7 @@ test: setup lint  ## everything but what needs a GPU or three hosts: one process
 test-hosts: setup  ## a cluster of three hosts on this machine, as root; not finished yet
 	$(BIN)/python -m pytest -m hosts
 
-check: setup lint  ## the quick tier: no Ray, under a minute
+check: setup lint  ## the quick tier: no Ray, a few minutes
 	$(BIN)/python -m pytest -m "not gpu and not ray and not slow"
 
 lint: setup
