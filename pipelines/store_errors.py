@@ -20,7 +20,7 @@ _PATH = re.compile(r"(?:endpoint|url:) (?:https?://[^/\s]+)?/?(?:api/\d\.\d/)?(?
 _LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 _lock = threading.Lock()
 _impatient = 0  # so many are
-_before: dict[str, str] = {}  # the first of them
+_before: dict[str, str] = {}  # their values when the first of them came
 
 
 @contextmanager

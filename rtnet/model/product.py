@@ -1,4 +1,4 @@
-"""The product of two matrices; on processors by oneDNN: MKL, which torch.mm calls, is half as fast on those of AMD."""
+"""The product of two matrices; on processors by oneDNN: MKL, which torch.mm calls, is slow on those of AMD."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Standard attention on a processor without gradients: PyTorch's own computes its products at half the speed there."""
+"""Standard attention on a processor without gradients: PyTorch's own computes its products by MKL there."""
 
 import torch
 from torch import Tensor
