@@ -76,7 +76,10 @@ def _score_all(jobs: list[Job]) -> list[str]:
     left = Counter(job.sequence.name for job in jobs)
     counts: Counter[str] = Counter()
     results, frames, started = [""] * len(jobs), 0, time.monotonic()
-    for row in ray.data.from_items(numbers, override_num_blocks=len(jobs)).map(score, num_cpus=1).iter_rows():
+    scored_jobs = ray.data.from_items(numbers, override_num_blocks=len(jobs)).map(score, num_cpus=1)
+    # Results are small: what Ray Data holds back for them would leave processors idle, on two cores one of them.
+    scored_jobs.context.op_resource_reservation_enabled = False
+    for row in scored_jobs.iter_rows():
         if row["error"]:
             raise UserError(row["error"])
         job = jobs[row["number"]]

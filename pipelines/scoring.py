@@ -17,7 +17,8 @@ from rtnet.errors import UserError
 from rtnet.metrics import SaliencyMeasures, contour_accuracy, region_similarity, saliency_results, scored
 
 Rule = Literal["davis", "annotated"]
-_FRAMES = 16
+_FRAMES = 64  # J and F alone: a quarter of a second
+_FRAMES_OF_SALIENCY = 16
 # Tools for several objects number them 1, 2, ... in grey; a map whose largest value is this small shows nothing.
 _LABELS = 20
 
@@ -66,6 +67,7 @@ def cut_jobs(
     """All annotated frames, so few to a job that no long sequence holds up the end; UserError as `list_masks`."""
     masks = list_masks(folders.masks, sequences, chosen)
     maps = {} if folders.maps is None else list_masks(folders.maps, sequences, chosen)
+    frames = _FRAMES_OF_SALIENCY if saliency else _FRAMES
     jobs = []
     for sequence in sequences:
         counted = {frame.name for frame in (scored(sequence.frames) if rule == "davis" else sequence.frames)}
@@ -74,8 +76,8 @@ def cut_jobs(
             for frame in sequence.frames
             if frame.annotation and (key := (sequence.name, frame.name))
         ]
-        for start in range(0, len(files), _FRAMES):
-            part = tuple(files[start : start + _FRAMES])
+        for start in range(0, len(files), frames):
+            part = tuple(files[start : start + frames])
             jobs.append(Job(replace(sequence, frames=()), part, folders, threshold, saliency))
     return jobs
 
