@@ -122,12 +122,12 @@ class Job:
 
     def end(self) -> str:
         """Waits for its success; what it said."""
-        assert self.process.wait(240) == 0, self.said()[-5000:]
+        assert self.process.wait(600) == 0, self.said()[-5000:]
         return self.said()
 
     def reaches(self, condition: Callable[[], bool]) -> None:
         """Waits for the condition, which is to come before the job's end."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not condition():
             assert self.process.poll() is None and time.monotonic() < deadline, self.said()[-5000:]
             time.sleep(0.05)

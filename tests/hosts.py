@@ -6,10 +6,12 @@ with the first one, and takes its end of the network away. The switch between th
 has one cable to it, and nothing else is changed outside.
 """
 
+import json
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -63,6 +65,17 @@ class Network:
     def mend(self, name: str) -> None:
         _ip(self._switch, "link", "set", name, "up")
 
+    def ask_all(self, asker: str, name: str) -> list[tuple[int, str, str]]:
+        """(port, question, answer) of `stranger.py` at every port on which that host listens to others."""
+        listening = subprocess.run(
+            [*self.hosts[name].wire, "ss", "-Htln"], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+        ends = [line.split()[3].rpartition(":") for line in listening]
+        ports = sorted({port for address, _, port in ends if not address.startswith(("127.", "[::1]"))})
+        asking = [*self.hosts[asker].wire, sys.executable, "-m", "tests.stranger", self.hosts[name].address, *ports]
+        said = subprocess.run(asking, check=True, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]).stdout
+        return [tuple(json.loads(line)) for line in said.splitlines()]
+
     def commands(self, name: str) -> list[str]:
         """The command lines of a host's processes, or what they call themselves."""
         home = Path(f"/proc/{self.hosts[name].first}/ns/pid").readlink()
@@ -78,7 +91,7 @@ def why_not() -> str:
     """What keeps this process from making hosts; empty where nothing does."""
     if os.geteuid() != 0:
         return "only root can make network namespaces"
-    if missing := [tool for tool in ("ip", "unshare", "nsenter", "mount") if shutil.which(tool) is None]:
+    if missing := [tool for tool in ("ip", "ss", "unshare", "nsenter", "mount") if shutil.which(tool) is None]:
         return f"there is no `{missing[0]}` here"
     tried = subprocess.run(
         [*_unshare(), "ip", "link", "add", "one", "type", "veth", "peer", "name", "other"],

@@ -18,9 +18,10 @@ from pipelines.loader import Schedule
 from pipelines.run_folder import RunFolder
 from pipelines.show import content_digest
 from rtnet.data.clip import write_clip
-from tests.clusters import Cluster, three_hosts, wait_for
+from tests.clusters import BUCKET, Cluster, three_hosts, wait_for
 from tests.hosts import SHARED, why_not
 from tests.services import missing_postgresql
+from tests.stranger import METHODS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.hosts]
 
@@ -162,19 +163,36 @@ def test_predict_with_a_host_cut_off_in_its_middle_makes_the_maps_of_one_machine
 
 def test_who_has_no_token_or_another_one_is_told_so_in_one_line(cluster: Cluster) -> None:
     submit = ["rtnet", "submit", "prepare", f"{SHARED}/hosts.yaml", "--address", "http://head:8265"]
-    join = ["rtnet", "prepare", f"{SHARED}/hosts.yaml"]
+    prepare_here = ["rtnet", "prepare", f"{SHARED}/hosts.yaml"]
     address = {"RAY_ADDRESS": f"{cluster.network.hosts['head'].address}:6379"}
-    wrong = {"RAY_AUTH_TOKEN": "f" * 32}
-    asked = {
-        "none": cluster.begin("stranger", *submit, log="none"),
-        "none, and silent": cluster.begin("stranger", *submit, log="none, and silent", RAY_AUTH_MODE="disabled"),
-        "wrong": cluster.begin("stranger", *submit, log="wrong", **wrong),
-        "gcs, none": cluster.begin("stranger", *join, log="gcs, none", **address),
-        "gcs, none, and silent": cluster.begin(
-            "stranger", *join, log="gcs, none, and silent", RAY_AUTH_MODE="disabled", **address
-        ),
-        "gcs, wrong": cluster.begin("stranger", *join, log="gcs, wrong", **address, **wrong),
+    ways: dict[str, dict[str, str]] = {
+        "none": {},
+        "silent": {"RAY_AUTH_MODE": "disabled"},
+        "wrong": {"RAY_AUTH_TOKEN": "f" * 32},
     }
+    asked = {}
+    for way, variables in ways.items():
+        asked[f"submit {way}"] = cluster.begin("stranger", *submit, log=f"submit {way}", **variables)
+        there = [*prepare_here, f"data.dataset=s3://{BUCKET}/{way}"]
+        asked[f"prepare {way}"] = cluster.begin("stranger", *there, log=f"prepare {way}", **address, **variables)
     for name, process in asked.items():
         status, said = process.wait(120), (cluster.logs / name).read_text()
-        assert status == 2 and said.count("\n") == 1 and "token" in said, f"{name}: {said}"
+        *before, last = said.splitlines()
+        assert status == 2 and "token" in last, f"{name}: {said}"
+        assert all(line.startswith("preparing ") for line in before), f"{name}: {said}"
+
+
+def test_without_a_token_a_host_tells_no_more_than_its_health_and_its_metrics(cluster: Cluster) -> None:
+    """At every port of head and a worker each of Ray's services refuses; the dashboard's page is empty without data."""
+    refused = set()
+    for name in ("head", "worker1"):
+        for port, question, answer in cluster.network.ask_all("stranger", name):
+            if answer in ("401", "UNAUTHENTICATED"):
+                refused.add(question)
+            elif answer not in ("404", "UNIMPLEMENTED", "UNAVAILABLE"):
+                harmless = question in _HARMLESS or answer.startswith(("200 # HELP", "200 <!doctype html>"))
+                assert harmless, f"{name}, port {port}, {question}: {answer}"
+    assert refused >= set(METHODS) - _HARMLESS, "these were not met with at any port"
+
+
+_HARMLESS = {"/grpc.health.v1.Health/Check", "/api/healthz", "/api/local_raylet_healthz"}
