@@ -172,9 +172,11 @@ def _stream(numbers: Any, parts: list[Part], target: str, gpus_per_actor: float)
         return numbers.map(Preparer, compute=pool, num_gpus=gpus_per_actor, **tries)
     with warnings.catch_warnings():  # Ray 2.60 wants named parameters and has none for the number of retries
         warnings.simplefilter("ignore", DeprecationWarning)
-        return numbers.map(
+        made = numbers.map(
             lambda item: item | make_part(parts[item["number"]], target, "cpu"), num_cpus=1, max_retries=_TRIES
         )
+    made.context.op_resource_reservation_enabled = False  # results are small, and it leaves processors idle
+    return made
 
 
 def _in_order(parts: list[Part], made: dict[int, pa.Table], faults: Faults) -> pa.Table:
