@@ -1,5 +1,6 @@
 """What `segment` is given on the command line -> clips: videos, folders of frames, patterns of either."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,17 @@ class Clip:
     """The video or the folder."""
     pictures: tuple[Path, ...] = ()
     """The frames of a folder; empty for a video."""
+
+    def digest(self) -> str:
+        """SHA-256 over its files' content; empty where one can't be read, which its footage will tell."""
+        together = hashlib.sha256()
+        try:
+            for path in self.pictures or (self.origin,):
+                with path.open("rb") as file:
+                    together.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError:
+            return ""
+        return together.hexdigest()
 
     def footage(self, rate: Fraction) -> "Footage":
         """rate: of pictures, a second; a video has its own. Raises UserError for what is no video."""

@@ -46,8 +46,8 @@ def run(experiment: Experiment) -> None:
     print(f"scoring {folders.masks}: {_RULES[rule]}; an object where value / 255 > {options.threshold}", flush=True)
     if options.saliency:
         print(
-            f"saliency on {folders.maps or 'the same files, as no maps lie beside them'}, all annotated frames; "
-            "max: over 256 thresholds",
+            f"saliency on {folders.maps or 'the same files, as no maps lie beside them'}, all annotated frames, "
+            "each map first stretched to 0..1 as PySODMetrics does; max: over 256 thresholds",
             flush=True,
         )
     with ray_session():
@@ -167,7 +167,8 @@ def _keep(experiment: Experiment, folders: Folders, rule: Rule, scores: SetScore
     if version is not None:
         region, contour = rows[-1]["J mean"], rows[-1]["F mean"]
         measures = {"J": region, "F": contour, "JF": (region + contour) / 2}
-        kept = measures | {"frames": rows[-1]["frames"], "content": scores.content}
+        made_with = dict(folders.made_with) | {"evaluation.rule": rule, "evaluation.threshold": scores.threshold}
+        kept = measures | {"frames": rows[-1]["frames"], "content": scores.content, "made_with": made_with}
         registry.record_evaluation(uri, version, evaluation_name(experiment), kept)
         print(f"kept with {version.uri} as evaluation {evaluation_name(experiment)}", flush=True)
 

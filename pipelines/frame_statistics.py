@@ -1,5 +1,6 @@
 """What is kept of every predicted frame as numbers: STATISTICS/SEQUENCE.parquet, one row a frame."""
 
+import hashlib
 import io
 from typing import Any
 
@@ -25,12 +26,17 @@ SCHEMA = pa.schema(
         ("top", pa.int32()),
         ("right", pa.int32()),
         ("bottom", pa.int32()),
+        ("map_digest", pa.string()),  # SHA-256 of the map's file
+        ("mask_digest", pa.string()),  # and of the mask's
+        ("bytes", pa.int64()),  # of both together
     ]
 )
 
 
-def frame_statistics(sequence: str, frame: int, name: str, map_: Map, mask: Mask) -> dict[str, Any]:
-    """One row."""
+def frame_statistics(
+    sequence: str, frame: int, name: str, map_: Map, mask: Mask, map_file: bytes, mask_file: bytes
+) -> dict[str, Any]:
+    """One row. map_file, mask_file: what is written of both."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (columns[0], rows[0], columns[-1], rows[-1]) if len(rows) else (None,) * 4
     return {
@@ -47,6 +53,9 @@ def frame_statistics(sequence: str, frame: int, name: str, map_: Map, mask: Mask
             side: None if value is None else int(value)
             for side, value in zip(("left", "top", "right", "bottom"), box, strict=True)
         },
+        "map_digest": hashlib.sha256(map_file).hexdigest(),
+        "mask_digest": hashlib.sha256(mask_file).hexdigest(),
+        "bytes": len(map_file) + len(mask_file),
     }
 
 

@@ -59,6 +59,13 @@ def comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return bool(first.get("content")) and first.get("content") == second.get("content")
 
 
+def made_otherwise(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The options of masks and scores in which two evaluations differ: {option: (the first's, the second's)}."""
+    one, other = first.get("made_with", {}), second.get("made_with", {})
+    names = sorted(one.keys() | other.keys()) if one and other else []
+    return {name: (str(one.get(name)), str(other.get(name))) for name in names if one.get(name) != other.get(name)}
+
+
 def _sources(uri: str, model: ModelVersion) -> Mapping[str, Mapping[str, Any]]:
     folder = "dataset"
     if not any(entry.path.endswith("provenance.json") for entry in client(uri).list_artifacts(model.run_id, folder)):

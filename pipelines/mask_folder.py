@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from pyarrow import fs
@@ -10,6 +11,7 @@ from pipelines.config import Experiment
 from pipelines.predictions import INDEX, Predictions
 from pipelines.storage import absolute, open_storage
 from rtnet.data.layouts import Sequence
+from rtnet.data.layouts.folders import PICTURES
 from rtnet.errors import UserError
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
@@ -25,6 +27,10 @@ class Folders:
     """What made them, as `predict` says it in the folder; empty where it does not."""
     dataset: str | None = None
     """Likewise the digest of the dataset."""
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    """Likewise the options, and all else but the model that decides the masks."""
+    statistics: str | None = None
+    """Where `predict` keeps each sequence's numbers, of which the files' digests are some; None of other masks."""
 
 
 def find_folders(experiment: Experiment) -> Folders:
@@ -39,8 +45,10 @@ def find_folders(experiment: Experiment) -> Folders:
     if not _is_folder(masks):
         raise UserError(f"{masks}: no such folder of masks: set evaluation.masks")
     maps = f"{parent}/maps" if name == "masks" and _is_folder(f"{parent}/maps") else None
-    made: dict[str, Any] = index or {}
-    return Folders(masks, maps, made.get("model", {}), made.get("dataset"))
+    if index is None:
+        return Folders(masks, maps)
+    made_with = {name: value for name, value in index["made_by"].items() if name != "model.digest"}
+    return Folders(masks, maps, index["model"], index["dataset"], made_with, f"{parent}/statistics")
 
 
 def list_masks(folder: str, sequences: Iterable[Sequence], chosen: bool) -> dict[tuple[str, str], str]:
@@ -60,6 +68,8 @@ def list_masks(folder: str, sequences: Iterable[Sequence], chosen: bool) -> dict
             continue
         stem, dot, ending = file.rpartition(".")
         key = (sequence, stem)
+        if PurePath(path).suffix.lower() not in PICTURES:  # a README, a system's thumbnails
+            continue
         if key not in known or f"{dot}{ending}".lower() not in _ENDINGS:
             extra.append(path)
         elif key in found:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from pipelines.lineage import Lineage, comparable, scores_of
+from pipelines.lineage import Lineage, comparable, made_otherwise, scores_of
 from pipelines.registry import ModelVersion
 
 _SCORES = ("JF", "J", "F")
@@ -79,6 +79,7 @@ def compare_lines(first: tuple[ModelVersion, Lineage], second: tuple[ModelVersio
             if comparable(a, b):
                 difference = f"{b[score] - a[score]:+.4f}"
             rows.append((f"{score} on {name}", *(f"{x[score]:.4f}" if x else "" for x in (a, b)), difference))
+        rows += [(f"{option} on {name}", *pair, "") for option, pair in made_otherwise(a, b).items()]
     yield from table(rows)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from pipelines import registry
 from pipelines.config import Experiment
 from pipelines.dataset import Dataset
-from pipelines.frame_statistics import as_parquet
 from pipelines.places import check_reachable, check_shared, places_of
 from pipelines.prediction_units import Unit, units_of
 from pipelines.predictions import Predictions
@@ -145,7 +144,7 @@ class _Progress:
         self._spent.update(spent)
         left = self._frames[name] - len(self._rows[name])
         if not left:
-            self._predictions.add(name, self._frames[name], unit.stamp, as_parquet(self._rows.pop(name)))
+            self._predictions.add(name, unit.stamp, self._rows.pop(name))
         if left and now - self._shown < _SECONDS_BETWEEN_LINES:
             return
         self._shown = now

@@ -126,12 +126,13 @@ class Predictor:
                 map_ = stretch(map_)
             mask = map_ > self._options.threshold
             name = unit.names[place - unit.start]
-            self._put(f"maps/{unit.sequence}/{name}.png", encode_png(grey_levels(map_)))
-            self._put(f"masks/{unit.sequence}/{name}.png", encode_png(mask))
+            map_file, mask_file = encode_png(grey_levels(map_)), encode_png(mask)
+            self._put(f"maps/{unit.sequence}/{name}.png", map_file)
+            self._put(f"masks/{unit.sequence}/{name}.png", mask_file)
             if place in unit.shown:
                 image, annotation = self._shown(unit, place, picture)
                 self._put(f"overlays/{unit.sequence}/{name}.jpg", encode_jpeg(overlay(image, mask, annotation)))
-            return frame_statistics(unit.sequence, place, name, map_, mask)
+            return frame_statistics(unit.sequence, place, name, map_, mask, map_file, mask_file)
 
     def _shown(self, unit: Unit, place: int, picture: Picture | None) -> tuple[Picture, Mask | None]:
         if unit.source is None:

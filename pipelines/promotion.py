@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines import registry
-from pipelines.lineage import comparable, lineage_of, scores_of
+from pipelines.lineage import comparable, lineage_of, made_otherwise, scores_of
 from pipelines.registry import ModelVersion
 from rtnet.errors import UserError
 
@@ -56,6 +56,8 @@ def compared(name: str, mine: Scores, holder: str, theirs: Scores, evaluation: s
     if not comparable(first, second):
         raise UserError(f"{name} and {holder} were evaluated on other frames or annotations on {evaluation}")
     numbers = f"J&F on {evaluation}: {name} {first['JF']:.4f}, {holder} {second['JF']:.4f}"
+    if unlike := made_otherwise(first, second):
+        numbers += f"; not made alike: {', '.join(f'{n} {a} and {b}' for n, (a, b) in unlike.items())}"
     if not first["JF"] >= second["JF"]:
         raise UserError(numbers)
     return numbers

@@ -130,8 +130,9 @@ def set_tag(uri: str, model: ModelVersion, key: str, value: str) -> None:
 def record_evaluation(uri: str, model: ModelVersion, name: str, facts: Mapping[str, Any]) -> None:
     """Keeps the scores of an evaluation with the version, in place of earlier ones of this name.
 
-    facts: "J", "F" and "JF" (means over the set, 0..1), "frames" that were scored and "content", the digest of their
-    names and annotations: only scores with the same content compare.
+    facts: "J", "F" and "JF" (means over the set, 0..1), "frames" that were scored, "content", the digest of their names
+    and annotations (only scores with the same content compare), and "made_with", the options that masks and scores were
+    made with, flat.
     """
     set_tag(uri, model, f"{_EVALUATION_TAG}{name}", json.dumps(facts))
 

@@ -44,13 +44,17 @@ def await_room(scaling: Scaling) -> None:
 
 
 def check_actors(options: Prediction) -> None:
-    """Likewise for the GPUs of the actors of `predict`."""
+    """Likewise for the GPUs of the actors of `predict`, or for a core of each of them."""
     if options.gpus_per_actor:
         _require(
             [{"GPU": options.gpus_per_actor}] * options.actors,
             f"prediction.actors={options.actors} asks",
             ["lower prediction.actors"] if options.actors > 1 else [],
             {"GPU": "lower prediction.gpus_per_actor (0 predicts on CPUs)"},
+        )
+    elif options.actors > (cores := _total(_nodes(), "CPU")):
+        raise UserError(
+            f"prediction.actors={options.actors} and the cluster has {cores:g} CPUs: give each at least one of its own"
         )
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from pipelines.mask_folder import Folders, list_masks
 from pipelines.storage import open_storage, read_bytes
@@ -85,7 +86,8 @@ def cut_jobs(
 def score_job(job: Job) -> dict[str, str]:
     """{"result": JSON for `combine`, "error": ""}, or the user's mistake as "error". Runs in a Ray task."""
     try:
-        return {"result": json.dumps([_score(job, files) for files in job.files]), "error": ""}
+        digests = _digests(job)
+        return {"result": json.dumps([_score(job, files, digests) for files in job.files]), "error": ""}
     except (UserError, OSError) as error:
         return {"result": "", "error": str(error).splitlines()[0]}
 
@@ -117,15 +119,24 @@ def combine(jobs: list[Job], results: Iterable[str]) -> SetScores:
         {name: saliency_results(np.mean(values, axis=0)) if values[0] else {} for name, values in saliency.items()},
         0.0 if reading == "labels" else jobs[0].threshold,
         content.hexdigest(),
-        _note(reading, brightest, dim),
+        _note(reading, brightest, dim, jobs[0].threshold),
     )
 
 
-def read_levels(folder: str, file: str, shape: tuple[int, ...]) -> Picture:
-    """A mask or map as uint8 (H, W), as `decode_levels` reads it; UserError where it has another shape."""
+def read_levels(folder: str, file: str, shape: tuple[int, ...], digest: str | None = None) -> Picture:
+    """A mask or map as uint8 (H, W), as `decode_levels` reads it.
+
+    digest: the SHA-256 that the file must have. UserError where it has another, or the picture another shape.
+    """
     system, root = open_storage(folder)
     origin = f"{folder}/{file}"
-    levels = decode_levels(read_bytes(system, f"{root}/{file}"), origin)
+    data = read_bytes(system, f"{root}/{file}")
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(
+            f"{origin} is not what `rtnet predict` wrote: move changed masks and maps to a folder of their own, where "
+            "they are scored as no model's, and run that predict again"
+        )
+    levels = decode_levels(data, origin)
     if levels.shape != shape:
         raise UserError(
             f"{origin} has {levels.shape[1]} x {levels.shape[0]} pixels, its annotation {shape[1]} x {shape[0]}: "
@@ -134,11 +145,22 @@ def read_levels(folder: str, file: str, shape: tuple[int, ...]) -> Picture:
     return levels
 
 
-def _score(job: Job, files: Files) -> dict[str, Any]:
+def _digests(job: Job) -> dict[str, tuple[str, str]]:
+    """{frame: (of its mask, of its map)} where `predict` made them; empty of other masks."""
+    if job.folders.statistics is None:
+        return {}
+    system, root = open_storage(job.folders.statistics)
+    columns = ["name", "mask_digest", "map_digest"]
+    rows = pq.read_table(f"{root}/{job.sequence.name}.parquet", columns=columns, filesystem=system).to_pylist()
+    return {row["name"]: (row["mask_digest"], row["map_digest"]) for row in rows}
+
+
+def _score(job: Job, files: Files, digests: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Of one frame: "content" and "brightest", its largest level; by "levels", and where that differs by "labels"."""
     annotation, void = _annotation(job.sequence, files.annotation)
-    levels = read_levels(job.folders.masks, files.mask, annotation.shape)
-    map_ = levels if files.map is None else read_levels(str(job.folders.maps), files.map, annotation.shape)
+    mask_digest, map_digest = digests.get(files.frame, (None, None))
+    levels = read_levels(job.folders.masks, files.mask, annotation.shape, mask_digest)
+    map_ = levels if files.map is None else read_levels(str(job.folders.maps), files.map, annotation.shape, map_digest)
     if void is not None:
         levels, map_ = np.where(void, np.uint8(0), levels), np.where(void, np.uint8(0), map_)
     above = int(np.count_nonzero(np.arange(256) / 255 <= job.threshold))
@@ -183,9 +205,11 @@ def _content(sequence: Sequence, frame: str, annotation: Mask, void: Mask | None
     return digest.hexdigest()
 
 
-def _note(reading: str, brightest: int, dim: list[str]) -> str:
+def _note(reading: str, brightest: int, dim: list[str], threshold: float) -> str:
     if reading == "labels":
         return f"the masks' largest grey value is {brightest} of 255: read as labels, all but 0 are object"
+    if brightest / 255 <= threshold:
+        return f"the masks' largest value is {brightest} of 255: with evaluation.threshold={threshold:g} all are empty"
     if dim:
         more = f" and {len(dim) - 1} more" if len(dim) > 1 else ""
         return f"{dim[0]}{more} have no grey value above {_LABELS} of 255, others have: read as maps that show nothing"

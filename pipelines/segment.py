@@ -15,7 +15,7 @@ from rtnet.errors import UserError
 
 if TYPE_CHECKING:
     from pipelines.clips import Clip
-    from pipelines.segment_outputs import Outputs
+    from pipelines.segment_outputs import Making, Outputs
     from rtnet.data.footage import Footage, TimedFrame
     from rtnet.data.images import Picture
     from rtnet.prediction import Map
@@ -56,18 +56,17 @@ def run_command(options: argparse.Namespace) -> None:
     Raises UserError naming what is wrong; at the end, after the others, where clips of several could not be done.
     """
     from pipelines.clips import find_clips
-    from pipelines.segment_outputs import plan_outputs
+    from pipelines.segment_outputs import Making, plan_outputs
 
     clips = find_clips(options.inputs)
     outputs = plan_outputs(clips, options.output, options.maps)
     with tempfile.TemporaryDirectory() as scratch:
         weights, model = _find_model(options, Path(scratch))
-        made_by = f"model {model}, height {options.height}, threshold {options.threshold:g}"
-        todo = [
-            (clip, target)
-            for clip, target in zip(clips, outputs, strict=True)
-            if options.overwrite or not _finished(target, made_by)
-        ]
+        todo = []
+        for clip, target in zip(clips, outputs, strict=True):
+            made = Making(_made_by(options, model, clip), clip.digest())
+            if options.overwrite or not _finished(target, made):
+                todo.append((clip, target, made))
         if not todo:
             return
         if len(clips) == 1:
@@ -76,9 +75,9 @@ def run_command(options: argparse.Namespace) -> None:
 
         segmenter = rtnet.load(weights, height=options.height)
     failed = []
-    for clip, target in todo:
+    for clip, target, made in todo:
         try:
-            segment_clip(segmenter, clip, target, options.threshold, options.rate, made_by)
+            segment_clip(segmenter, clip, target, options.threshold, options.rate, made)
         except KeyboardInterrupt:
             print(f"{clip.origin}: begun anew by the same command; finished clips stay", flush=True)
             raise
@@ -93,9 +92,12 @@ def run_command(options: argparse.Namespace) -> None:
 
 
 def segment_clip(
-    segmenter: "Segmenter", clip: "Clip", outputs: "Outputs", threshold: float, rate: Fraction, made_by: str
+    segmenter: "Segmenter", clip: "Clip", outputs: "Outputs", threshold: float, rate: Fraction, making: "Making"
 ) -> None:
-    """One clip's video, masks, maps and sheet; nothing is at its place before all is whole."""
+    """One clip's video, masks, maps and sheet; nothing is at its place before all is whole.
+
+    making: what is kept with them of how they came about.
+    """
     from pipelines.clip_progress import ClipProgress
     from pipelines.clip_sheet import ClipSheet
     from rtnet.data.images import encode_mask, encode_png, overlay
@@ -105,9 +107,9 @@ def segment_clip(
     footage = clip.footage(rate)
     progress, sheet, count = ClipProgress(clip.origin, footage.expected), ClipSheet(), 0
     with (
-        outputs.writing() as made,
+        outputs.writing(making) as made,
         _explained(clip, made),
-        VideoWriter(made.video, footage, made_by) as video,
+        VideoWriter(made.video, footage, making.by) as video,
         closing(_with_maps(segmenter, footage)) as frames,
     ):
         for frame, map_ in frames:
@@ -173,10 +175,15 @@ def _find_model(options: argparse.Namespace, scratch: Path) -> tuple[Path, str]:
     return download_model(uri, model, scratch), model.digest[:12]
 
 
-def _finished(outputs: "Outputs", made_by: str) -> bool:
-    finished = outputs.finished(made_by)
+def _made_by(options: argparse.Namespace, model: str, clip: "Clip") -> str:
+    rate = f", {options.rate} pictures a second" if clip.pictures else ""
+    return f"model {model}, height {options.height}, threshold {options.threshold:g}{rate}"
+
+
+def _finished(outputs: "Outputs", making: "Making") -> bool:
+    finished = outputs.finished(making)
     if finished:
-        print(f"{outputs.video}: there already, by the same model and options: nothing to do", flush=True)
+        print(f"{outputs.video}: there already, of this clip by the same model and options: nothing to do", flush=True)
     return finished
 
 

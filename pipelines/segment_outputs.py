@@ -1,13 +1,30 @@
-"""Where `segment` puts a clip's results: made in a folder aside, and moved when they are whole."""
+"""Where `segment` puts a clip's results: made in a folder aside, and moved when they are whole.
 
+What made them, of which clip, and every file's size lie beside the video in a hidden file, .out.mp4.json.
+"""
+
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.clips import Clip
 from rtnet.errors import UserError
+
+_REMEDY = "add --overwrite or give another --output"
+
+
+@dataclass(frozen=True)
+class Making:
+    """How results come about."""
+
+    by: str
+    """Model and options, in words."""
+    clip: str
+    """A digest of its content."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +52,39 @@ class Outputs:
         return [self.masks, *([self.maps] if self.with_maps else []), self.sheet, self.video]
 
     @property
+    def record(self) -> Path:
+        return self.video.with_name(f".{self.video.name}.json")
+
+    @property
     def aside(self) -> Path:
         return self.video.with_name(f"{self.video.name}.part")
 
-    def finished(self, made_by: str) -> bool:
-        """Whether a run before made all of it the same way.
+    def finished(self, making: Making) -> bool:
+        """Whether a run before made all of it, the same way and of the same clip, and it is as it was then.
 
-        Raises UserError where it was made otherwise, and for a file or folder that stands in the way.
+        Raises UserError where it was made otherwise or was changed since, and for a file or folder that stands in the
+        way.
         """
         there = [path for path in self.all if path.exists()]
-        if len(there) == len(self.all):
-            if (note := _note(self.video)) != made_by:
-                raise UserError(
-                    f"{self.video} is there already, made otherwise ({note or 'by something else'}, not {made_by}): "
-                    "add --overwrite or give another --output"
-                )
-            return True
-        if there and not self.aside.exists():  # else a run was killed while it moved them
-            raise UserError(f"{there[0]} is there already: add --overwrite or give another --output")
-        return False
+        record = self._read_record()
+        if record is None:
+            if there and not self.aside.exists():  # else a run was killed while it moved them
+                raise UserError(f"{there[0]} is there already: {_REMEDY}")
+            return False
+        sizes = {self.video.parent / name: size for name, size in record["sizes"].items()}
+        changed = [path for path, size in sizes.items() if path.exists() and path.stat().st_size != size]
+        if changed and not self.aside.exists():
+            raise UserError(f"{changed[0]} was changed since it was made: {_REMEDY}")
+        if record["by"] != making.by:
+            raise UserError(
+                f"{self.video} is there already, made otherwise ({record['by']}, not {making.by}): {_REMEDY}"
+            )
+        if record["clip"] != making.clip:
+            raise UserError(f"{self.video} is there already, made of another clip, or of other content: {_REMEDY}")
+        return not changed and all(path.exists() for path in (*sizes, *self.all))
 
     @contextmanager
-    def writing(self) -> Iterator["Outputs"]:
+    def writing(self, making: Making) -> Iterator["Outputs"]:
         """What is written to the outputs that it gives comes to its place when the block ends; after an exception, not.
 
         Raises UserError where the folder cannot be written.
@@ -75,11 +103,24 @@ class Outputs:
         except BaseException:
             shutil.rmtree(self.aside, ignore_errors=True)
             raise
-        for made, place in zip(inside.all, self.all, strict=True):
+        files = sorted(path for path in self.aside.rglob("*") if path.is_file())
+        sizes = {str(path.relative_to(self.aside)): path.stat().st_size for path in files}
+        try:
+            inside.record.write_text(json.dumps(asdict(making) | {"sizes": sizes}))
+        except OSError as error:
+            raise UserError(f"{self.aside}: cannot be written ({error.strerror}): make room") from None
+        for made, place in zip((inside.record, *inside.all), (self.record, *self.all), strict=True):
             if place.exists():
                 place.rename(self.aside / f"old-{place.name}")
             made.rename(place)
         shutil.rmtree(self.aside)
+
+    def _read_record(self) -> dict[str, Any] | None:
+        """{"by", "clip", "sizes": {path beside the video: bytes}}; None where there is none."""
+        try:
+            return dict(json.loads(self.record.read_bytes()))
+        except (OSError, ValueError):
+            return None
 
     def _beside(self, ending: str) -> Path:
         return self.video.with_name(f"{self.video.stem}{ending}")
@@ -107,15 +148,3 @@ def plan_outputs(clips: Sequence[Clip], output: str, with_maps: bool) -> list[Ou
         if place.resolve() in inputs:
             raise UserError(f"--output {output}: {place} is one of the clips and would be lost: give another --output")
     return outputs
-
-
-def _note(video: Path) -> str:
-    """The comment that `rtnet.data.video_writer` keeps in a video; empty where there is none."""
-    import av
-
-    try:
-        with av.open(str(video.absolute())) as container:
-            tags = {name.lower(): value for name, value in container.metadata.items()}
-    except (av.FFmpegError, OSError):
-        return ""
-    return tags.get("comment", "")

@@ -1,6 +1,7 @@
 """Scores of a folder of masks against a clip's annotations."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -12,6 +13,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
@@ -172,8 +175,10 @@ def test_scores_of_predictions_go_to_the_run_and_the_version_of_their_model(
     (tmp_path / registry.MODEL_FILE).write_bytes(b"1")
     registry.register_model(trained, tmp_path, "rtnet", "best")
     model = {"uri": "models:/rtnet/1", "run_id": trained.run_id, "tracking": trained.uri}
-    index = {"model": model, "complete": True, "dataset": "abc"}
+    made_by = {"model.digest": "1", "prediction.threshold": 0.25}
+    index = {"model": model, "complete": True, "dataset": "abc", "made_by": made_by}
     (predictions / "predictions.json").write_text(json.dumps(index))
+    _keep_digests(predictions)
     evaluate.run(experiment)
     scores = json.loads((made / "runs" / "toy" / "evaluation" / "scores.json").read_text())
     assert (scores["model"], scores["run"]["run_id"], scores["dataset"]) == (model, trained.run_id, "abc")
@@ -188,8 +193,24 @@ def test_scores_of_predictions_go_to_the_run_and_the_version_of_their_model(
             "JF": (region + contour) / 2,
             "frames": 2 * (FRAMES - 2),
             "content": scores["content"],
+            "made_with": {"prediction.threshold": 0.25, "evaluation.rule": "davis", "evaluation.threshold": 0.5},
         }
     }
+    shutil.copy(made / "clip" / "Annotations" / "480p" / "turn" / "00003.png", predictions / "masks" / "turn")
+    with pytest.raises(UserError, match=r"masks/turn/00003\.png is not what `rtnet predict` wrote"):
+        evaluate.run(experiment)
+
+
+def _keep_digests(predictions: Path) -> None:
+    """As `predict` keeps them."""
+    for sequence in SEQUENCES:
+        names = [f"{number:05d}" for number in range(FRAMES)]
+        kept: dict[str, list[str]] = {"name": names}
+        for kind in ("mask", "map"):
+            files = [(predictions / f"{kind}s" / sequence / f"{name}.png").read_bytes() for name in names]
+            kept[f"{kind}_digest"] = [hashlib.sha256(data).hexdigest() for data in files]
+        (predictions / "statistics").mkdir(exist_ok=True)
+        pq.write_table(pa.table(kept), predictions / "statistics" / f"{sequence}.parquet")
 
 
 @pytest.mark.ray
@@ -217,7 +238,7 @@ def test_a_missing_sequence_is_named_with_how_much_is_missing(root: Path) -> Non
     _refused(root, r"turn/00000\.png is missing, and 5 more")
 
 
-@pytest.mark.parametrize("extra", ["turn/00006.png", "turn/00001.txt", "another/00000.png", "notes.txt"])
+@pytest.mark.parametrize("extra", ["turn/00006.png", "turn/00001.bmp", "another/00000.png", "picture.jpg"])
 def test_a_file_that_belongs_to_no_frame_is_named(root: Path, extra: str) -> None:
     path = root / "predictions" / "masks" / extra
     path.parent.mkdir(exist_ok=True)
@@ -242,8 +263,9 @@ def test_masks_of_sequences_that_the_recipe_leaves_out_do_no_harm(root: Path) ->
         list_masks(str(root / "predictions" / "masks"), sequences, chosen=False)
 
 
-def test_files_that_the_system_hides_are_no_masks(root: Path) -> None:
-    (root / "predictions" / "masks" / "turn" / ".DS_Store").write_bytes(b"")
+def test_files_that_are_no_pictures_or_that_the_system_hides_are_no_masks(root: Path) -> None:
+    for name in (".DS_Store", "._00001.png", "Thumbs.db", "README.txt"):
+        (root / "predictions" / "masks" / "turn" / name).write_bytes(b"")
     sequences = read_layout("davis16", root / "clip", "davis16", None, SEQUENCES)
     assert len(list_masks(str(root / "predictions" / "masks"), sequences, chosen=False)) == 2 * FRAMES
 
@@ -404,6 +426,22 @@ def test_a_dark_mask_among_bright_ones_is_a_map_that_shows_nothing_and_is_told(r
     found = _scores(root)
     assert found.frames["turn"]["00002"] == {"J": 0, "F": 0}
     assert found.note.startswith("turn/00002 have no grey value above 20 of 255")
+
+
+def test_masks_that_are_all_empty_are_told(root: Path) -> None:
+    _rewrite(root, lambda path, mask: Image.fromarray(mask.astype(np.uint8) * 120).save(path))
+    found = _scores(root)
+    assert {frame["J"] for frame in found.frames["turn"].values()} == {0}
+    assert found.note.startswith("the masks' largest value is 120 of 255: with evaluation.threshold=0.5 all are empty")
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_a_photograph_in_a_masks_place_is_named(root: Path, ending: str) -> None:
+    path = root / "predictions" / "masks" / "turn" / "00002.png"
+    path.unlink()
+    Image.open(root / "clip" / "JPEGImages" / "480p" / "turn" / "00002.jpg").save(path.with_suffix(ending))
+    with pytest.raises(UserError, match=rf"turn/00002\{ending} is a photograph in colour"):
+        _scores(root)
 
 
 def test_a_grey_mask_is_cut_at_the_threshold(root: Path) -> None:

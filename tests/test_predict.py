@@ -186,13 +186,33 @@ def test_a_sequence_that_is_not_in_the_index_is_made_again_and_no_other(
     del index["sequences"]["turn"]
     (copy / "predictions.json").write_text(json.dumps(index | {"complete": False}))
     shutil.rmtree(copy / "masks" / "turn")
-    for path in (copy / "masks" / "drift").iterdir():
-        path.write_bytes(b"kept")
+    before = {path: path.stat().st_mtime_ns for path in (copy / "masks" / "drift").iterdir()}
     predict.run(_experiment(root, output=str(copy)))
     assert f"predicting {FRAMES} frames" in capsys.readouterr().out
     assert json.loads((copy / "predictions.json").read_text())["complete"]
     assert _files(copy / "masks" / "turn") == _files(output / "masks" / "turn")
-    assert {path.read_bytes() for path in (copy / "masks" / "drift").iterdir()} == {b"kept"}
+    assert {path: path.stat().st_mtime_ns for path in (copy / "masks" / "drift").iterdir()} == before
+
+
+def test_a_sequence_that_lost_a_file_is_made_again_and_one_that_was_changed_is_not_lost(
+    output: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = root / "handled"
+    shutil.copytree(output, copy)
+    lost, changed = copy / "masks" / "turn" / "00003.png", copy / "maps" / "drift" / "00002.png"
+    whole = changed.read_bytes()
+    lost.unlink()
+    predict.run(_experiment(root, output=str(copy)))
+    told = capsys.readouterr().out
+    assert "'turn' has lost 1 files" in told and f"predicting {FRAMES} frames" in told
+    _same(output, copy)
+    changed.write_bytes(b"by hand")
+    with pytest.raises(UserError, match=r"maps or masks of 'drift' were changed .*delete .*masks/drift"):
+        predict.run(_experiment(root, output=str(copy)))
+    assert changed.read_bytes() == b"by hand"
+    shutil.rmtree(copy / "masks" / "drift")
+    predict.run(_experiment(root, output=str(copy)))
+    assert changed.read_bytes() == whole
 
 
 def test_another_model_or_option_in_the_same_output_is_refused_by_name(output: Path, root: Path) -> None:
@@ -215,6 +235,8 @@ def test_a_missing_alias_a_missing_file_or_a_missing_gpu_is_one_line_and_writes_
     with pytest.raises(UserError, match=r"split 'test'"):
         predict.run(_experiment(root, output=str(target), split="test"))
     assert not target.exists()
+    with pytest.raises(UserError, match=r"prediction\.actors=99 and the cluster has \d+ CPUs"):
+        predict.run(_experiment(root, output=str(target), actors=99))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="1 GPUs, and the cluster has 0"):
             predict.run(_experiment(root, output=str(target), gpus_per_actor=1.0))

@@ -93,6 +93,15 @@ def test_scores_on_other_frames_do_not_compare() -> None:
         compared("a", {"val": _scores(0.9)}, "b", {"val": _scores(0.1, "others")}, "val")
 
 
+def test_scores_that_were_not_made_alike_compare_and_say_so() -> None:
+    made_with = {"prediction.threshold": 0.5, "prediction.height": 384}
+    mine = {"val": _scores(0.7) | {"made_with": made_with | {"prediction.threshold": 0.1}}}
+    theirs = {"val": _scores(0.6) | {"made_with": made_with}}
+    said = compared("version 2", mine, "version 1", theirs)
+    assert said.endswith("not made alike: prediction.threshold 0.1 and 0.5")
+    assert "alike" not in compared("version 2", mine, "version 1", mine)
+
+
 def test_of_several_common_evaluations_one_must_be_named() -> None:
     both = {"val": _scores(0.5), "fbms": _scores(0.6)}
     with pytest.raises(UserError, match="--evaluation, one of val, fbms"):

@@ -105,6 +105,10 @@ def _line(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+def _visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def _nothing_in(folder: Path) -> bool:
     return not folder.exists() or not list(folder.iterdir())
 
@@ -131,7 +135,7 @@ def test_masks_maps_and_overlays_are_those_of_a_plain_loop(
         far_from_overlays += _distance(_halved(seen), _halved(overlay(frame, mask)))
         far_from_frames += _distance(_halved(seen), _halved(frame))
     assert far_from_overlays < 0.6 * far_from_frames
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-maps", "out-masks", "out-sheet.jpg", "out.mp4"]
+    assert _visible(tmp_path) == ["out-maps", "out-masks", "out-sheet.jpg", "out.mp4"]
 
 
 def test_the_video_is_what_browsers_play_at_the_rate_of_the_original(root: Path, tmp_path: Path) -> None:
@@ -217,9 +221,7 @@ def test_several_clips_continue_and_a_broken_one_stops_none(
     (clips / "c.mp4").write_bytes((root / "clip.mp4").read_bytes())
     assert _segment(root, clips, "--output", output) == 2
     assert "1 of 3 clips" in (line := _line(capsys)) and "b.mp4" in line
-    assert sorted(path.name for path in output.iterdir()) == sorted(
-        f"{name}{ending}" for name in "ac" for ending in ("-masks", "-sheet.jpg", ".mp4")
-    )
+    assert _visible(output) == sorted(f"{name}{ending}" for name in "ac" for ending in ("-masks", "-sheet.jpg", ".mp4"))
     before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     (clips / "b.mp4").write_bytes((root / "clip.mp4").read_bytes())
     assert _segment(root, clips / "*.mp4", "--output", output) == 0
@@ -240,13 +242,38 @@ def test_what_is_there_is_neither_taken_for_another_result_nor_lost(
     (tmp_path / "out-masks" / "mine.txt").unlink()
     (tmp_path / "out-masks").rmdir()
     assert _segment(root, *words) == 0
+    assert _segment(root, _video(tmp_path / "other.mp4", _pictures(root / "clip")[2:]), *words[1:]) == 2
+    assert "made of another clip" in _line(capsys)
+    (tmp_path / "other.mp4").unlink()
     first = (tmp_path / "out-masks" / "00003.png").read_bytes()
     capsys.readouterr()
     assert _segment(root, *words, "--threshold", "0.9") == 2
     assert "made otherwise" in (line := _line(capsys)) and "threshold 0.5" in line
     assert _segment(root, *words, "--threshold", "0.0", "--overwrite") == 0
     assert (tmp_path / "out-masks" / "00003.png").read_bytes() != first
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-masks", "out-sheet.jpg", "out.mp4"]
+    assert _visible(tmp_path) == ["out-masks", "out-sheet.jpg", "out.mp4"]
+
+
+def test_what_was_lost_is_made_anew_and_what_was_changed_is_not_taken_for_whole(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (root / "clip.mp4", "--output", tmp_path / "out.mp4")
+    lost = [tmp_path / "out-masks" / "00003.png", tmp_path / "out-sheet.jpg"]
+    assert _segment(root, *words) == 0
+    before = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+        assert _segment(root, *words) == 0
+    assert [path.read_bytes() for path in lost] == before
+    capsys.readouterr()
+    for path in (tmp_path / "out.mp4", lost[0]):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        assert _segment(root, *words) == 2
+        assert f"{path} was changed since it was made" in _line(capsys)
+        path.write_bytes(whole)
+    assert _segment(root, *words) == 0
+    assert "nothing to do" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["rename", "encode"])
@@ -258,13 +285,13 @@ def test_a_stop_leaves_nothing_that_looks_whole_and_the_same_command_mends_it(
         if name == "encode":
             patched.setattr(VideoWriter, "write", _stopped_after(3, VideoWriter.write))
         else:
-            patched.setattr(Path, "rename", _stopped_after(1, Path.rename))
+            patched.setattr(Path, "rename", _stopped_after(2, Path.rename))
         assert _segment(root, *words) == 1
     assert "stopped" in _line(capsys) and not (tmp_path / "out.mp4").exists()
     if name == "encode":
         assert _nothing_in(tmp_path)
     assert _segment(root, *words) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-masks", "out-sheet.jpg", "out.mp4"]
+    assert _visible(tmp_path) == ["out-masks", "out-sheet.jpg", "out.mp4"]
 
 
 def test_one_frame_is_segmented_with_a_word_of_warning(
@@ -489,7 +516,7 @@ from pathlib import Path
 import numpy as np
 from pipelines.clips import Clip
 from pipelines.segment import segment_clip
-from pipelines.segment_outputs import Outputs
+from pipelines.segment_outputs import Making, Outputs
 from rtnet.data.footage import footage_of_pictures
 from rtnet.data.video_writer import VideoWriter
 
@@ -505,7 +532,8 @@ rows = np.arange(128, dtype=np.uint8)[:, None, None] + np.zeros((128, 192, 3), n
 with VideoWriter(video, footage_of_pictures(video, [], Fraction(25))) as writer:
     for number in range({frames}):
         writer.write(np.roll(rows, number, 0), number)
-segment_clip(Ahead(), Clip("a", video), Outputs(video.with_name("{frames}-out.mp4"), True), 0.5, Fraction(25), "")
+outputs = Outputs(video.with_name("{frames}-out.mp4"), True)
+segment_clip(Ahead(), Clip("a", video), outputs, 0.5, Fraction(25), Making("", ""))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

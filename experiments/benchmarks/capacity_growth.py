@@ -108,9 +108,9 @@ def _join(count: int, root: Path) -> Prepared:
     output = Predictions(str(root))
     output.claim({"seed": 0}, {"uri": "made"}, None, {"video-0000000": "0" * 64})
     index = output.index() or {}
-    index["sequences"] = {f"video-{n:07d}": {"frames": 300, "stamp": "0" * 64} for n in range(count)}
+    index["sequences"] = {f"video-{n:07d}": {"frames": 300, "stamp": "0" * 64, "bytes": 0} for n in range(count)}
     (root / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
-    return lambda: output.add("video-0000000", 300, "0" * 64, b"")
+    return lambda: output.add("video-0000000", "0" * 64, [])
 
 
 _CASES: tuple[tuple[str, tuple[int, ...], Callable[[int, Path], Prepared]], ...] = (

@@ -15,6 +15,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -187,17 +188,19 @@ def _maps(sequence: Sequence) -> Found:
     size, unit = masks[0].size / 1e6, "CPU-ms a megapixel"
     encoded = [(len(encode_png(grey_levels(m))), len(encode_png(m > 0.5))) for m in maps]
 
+    def numbers(number: int, map_: np.ndarray, file: bytes = b"") -> dict[str, Any]:
+        return frame_statistics("drift", number, f"{number:05d}", map_, map_ > 0.5, file, b"")
+
     def write_map() -> None:
         for number, map_ in enumerate(maps):
-            encode_png(grey_levels(map_))
-            frame_statistics("drift", number, "00000", map_, map_ > 0.5)
+            numbers(number, map_, encode_png(grey_levels(map_)))
 
     def measure() -> None:
         for one, other in zip(masks, [masks[-1], *masks], strict=False):
             region_similarity(one, other)
             contour_accuracy(one, other)
 
-    kept = as_parquet([frame_statistics("drift", n, f"{n:05d}", m, m > 0.5) for n, m in enumerate(maps * 8)])
+    kept = as_parquet([numbers(number, map_) for number, map_ in enumerate(maps * 8)])
     return {
         "map_png_ms": (1000 * timed(write_map) / len(maps) / size, f"{unit}, with its numbers"),
         "mask_png_ms": (1000 * timed(lambda: [encode_png(m) for m in masks]) / len(masks) / size, unit),

@@ -151,14 +151,15 @@ def _predictions(root: Path) -> Found:
         stamps = {f"video-{number:07d}": "0" * 64 for number in range(count)}
         output.claim({"seed": 0}, {"uri": "measured"}, None, stamps)
         index = output.index() or {}
-        index["sequences"] = {name: {"frames": 300, "stamp": stamp} for name, stamp in stamps.items()}
+        index["sequences"] = {name: {"frames": 300, "stamp": stamp, "bytes": 0} for name, stamp in stamps.items()}
         (root / str(count) / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True))
-        seconds.append(timed(lambda: _three_times(output.add, "video-0000000", 300, "0" * 64, b"")) / 3)  # noqa: B023
+        seconds.append(timed(lambda: _three_times(output.add, "video-0000000", "0" * 64, [])) / 3)  # noqa: B023
     per_entry = (seconds[1] - seconds[0]) / 4000
     units = [Unit(f"v{n}", 0, 300, (), PairRule(), frozenset(), "") for n in range(20_000)]
     progress = predict._Progress(output, units)
     rows = [
-        frame_statistics("v0", n, f"{n:05d}", np.zeros((2, 2), np.float32), np.zeros((2, 2), bool)) for n in range(8)
+        frame_statistics("v0", n, f"{n:05d}", np.zeros((2, 2), np.float32), np.zeros((2, 2), bool), b"", b"")
+        for n in range(8)
     ]
     text = json.dumps(rows)
 

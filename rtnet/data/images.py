@@ -59,7 +59,7 @@ def decode_annotation(
     void: the picture holds labels, any but 0 and this palette index or grey value is an object. A grey picture of only
     these two is a mask nevertheless.
     background: every region has its own grey value or colour (0xRRGGBB), and all but these are objects.
-    Raises UserError naming `origin` where it cannot be decoded or is cut short.
+    Raises UserError naming `origin` where it cannot be decoded, is cut short, or is a photograph.
     """
     with _opened(data, origin) as image:
         noise = 15 if image.format == "JPEG" else 0
@@ -102,6 +102,8 @@ def decode_levels(data: bytes, origin: str = "mask") -> Picture:
         return np.asarray(values, np.uint8)
     if values.shape[2] != 3 or _is_grey(values):  # two channels are grey and alpha
         return np.ascontiguousarray(values[..., 0])
+    if not _has_few_colours(values):
+        raise UserError(f"{origin} is a photograph in colour: a mask or map is grey, or has a colour for each label")
     return np.asarray((values > noise).any(axis=2), np.uint8) * np.uint8(255)
 
 
@@ -185,6 +187,16 @@ def _upper_eight_bits(image: Image.Image, origin: str) -> Picture:
 def _is_grey(colours: NDArray[np.generic]) -> bool:
     """Of RGB in the last axis."""
     return bool((colours == colours[..., :1]).all())
+
+
+def _has_few_colours(rgb: NDArray[np.generic]) -> bool:
+    """Whether 32 of all colours, told apart by five bits a channel, fill the picture but for a JPEG's edges.
+
+    Labels in a JPEG of quality 50 fill 97 %, of 240 photographs of DUTS and DAVIS 8 to 92 %.
+    """
+    bits = rgb.astype(np.int64) >> 3
+    counts = np.bincount((bits @ np.array([1 << 10, 1 << 5, 1])).ravel())
+    return bool(np.sort(counts)[-32:].sum() > 0.93 * bits[..., 0].size)
 
 
 def _packed(values: NDArray[np.generic]) -> NDArray[np.int64]:
