@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pipelines.credentials import redacted, refuse_credentials
+from pipelines.options import OptionParser, add_overrides
 from pipelines.packages import check_packages
 from rtnet.errors import UserError
 
@@ -78,15 +79,15 @@ def _dispatch(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rtnet", description="Unsupervised video object segmentation on Ray.")
+    parser = OptionParser(prog="rtnet", description="Unsupervised video object segmentation on Ray.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, purpose in VERBS.items():
         command = verbs.add_parser(verb, help=purpose, description=purpose)
         command.add_argument("recipe", help="a recipe (YAML), such as experiments/smoke.yaml")
-        command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of it")
+        add_overrides(command, "replaces a value of it")
     command = verbs.add_parser("tune", help="many trainings of one recipe, of which the best is registered")
     command.add_argument("sweep", help="a sweep (YAML), such as experiments/sweeps/backbones.yaml")
-    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of its recipe")
+    add_overrides(command, "replaces a value of its recipe")
     import pipelines.demo as demo  # light: these import Ray, torch and MLflow late
     import pipelines.jobs as jobs
     import pipelines.models as models

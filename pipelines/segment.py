@@ -212,7 +212,11 @@ def _probability(text: str) -> float:
 
 
 def _height(text: str) -> int:
-    if not 32 <= (value := int(text)) <= 4096:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number within 32..4096") from None
+    if not 32 <= value <= 4096:
         raise argparse.ArgumentTypeError(f"{text} is not within 32..4096")
     return value
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.job_client import add_address, check_cluster, open_client
+from pipelines.options import add_overrides
 from rtnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser, verbs: Iterable[str]) -> None
     )
     parser.add_argument("job_verb", choices=list(verbs), metavar="VERB", help=", ".join(verbs))
     parser.add_argument("recipe", help="a recipe of this machine")
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="replaces a value of it")
+    add_overrides(parser, "replaces a value of it")
     parser.add_argument("--no-wait", action="store_true", help="don't follow the job's log to its end")
     add_address(parser)
 
