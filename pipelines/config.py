@@ -8,6 +8,7 @@ sweep's trials.
 import copy
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -195,7 +196,10 @@ def _number(entries: list[Any], text: str, key: str) -> int:
 
 
 def _known(location: tuple[int | str, ...], top: type[BaseModel]) -> str:
-    """The fields of the section at fault; a list's number or a dict's key on the way leads to what it holds."""
+    """The fields of the section at fault, the one most like it first.
+
+    A list's number or a dict's key on the way leads to what it holds.
+    """
     section: Any = top
     for part in location[:-1]:
         fields = getattr(section, "model_fields", {})
@@ -205,7 +209,9 @@ def _known(location: tuple[int | str, ...], top: type[BaseModel]) -> str:
             if hasattr(annotation, "__metadata__"):
                 annotation = annotation.__origin__
         section = annotation
-    return f"known are {', '.join(section.model_fields)}"
+    close = get_close_matches(str(location[-1]), section.model_fields, n=1)
+    hint = f"did you mean {'.'.join(map(str, (*location[:-1], *close)))}? " if close else ""
+    return f"{hint}known are {', '.join(section.model_fields)}"
 
 
 class _Yaml(yaml.SafeLoader):

@@ -287,7 +287,7 @@ def test_limits_of_ten_times_the_videos_break_at_the_same_size() -> None:
         ([SMOKE, "cluster.gpu=B52"], "cluster.gpu=B52: no such kind; known are A100"),
         ([SMOKE, "cluster.nodes=0"], "clusters.aws-l4.nodes"),
         ([SMOKE, "dataset.parts.0.frames=0"], "datasets.davis16.parts.0.frames"),
-        ([SMOKE, "cluster.node=2"], "unknown field 'clusters.aws-l4.node'; known are nodes"),
+        ([SMOKE, "cluster.node=2"], "unknown field 'clusters.aws-l4.node'; did you mean clusters.aws-l4.nodes? known"),
         ([SMOKE, "trainings.heights=[64]"], "unknown field 'trainings'"),
         ([SMOKE, "scaling.num_workers=5", "scaling.use_gpu=true"], "asks for 5 GPUs, and cluster aws-l4 has 4"),
         ([SMOKE, "prediction.actors=5", "prediction.gpus_per_actor=1.0"], "prediction asks for 5 GPUs"),

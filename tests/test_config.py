@@ -40,9 +40,11 @@ def test_an_override_replaces_one_value_and_leaves_the_rest(recipe: Path) -> Non
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("training.hights=[64]", ["'training.hights'", "heights"]),
+        ("training.hights=[64]", ["'training.hights'; did you mean training.heights? known are "]),
+        ("data.sources.davis.layuot=x", ["did you mean data.sources.davis.layout?"]),
+        ("training.xyz=1", ["'training.xyz'; known are "]),
         ("training.phases=[{last_epoch: 1, rate: 1, speed: 2}]", ["speed", "last_epoch", "decay"]),
-        ("trainin.momentum=1", ["'trainin'", "training"]),
+        ("trainin.momentum=1", ["'trainin'; did you mean training? known are name, "]),
         ("training.momentum=fast", ["training.momentum", "fast"]),
         ("training.batch_size=0", ["training.batch_size", "0"]),
         ("training.batch_size=1.5", ["training.batch_size"]),
