@@ -112,8 +112,9 @@ def _compare(uri: str, arguments: argparse.Namespace) -> None:
 
 def _promote(uri: str, arguments: argparse.Namespace) -> None:
     from pipelines.promotion import promote
-    from pipelines.registry import resolve_model
+    from pipelines.registry import check_alias, resolve_model
 
+    check_alias(arguments.alias, "ALIAS")
     model = resolve_model(uri, arguments.model)
     said = promote(uri, model, arguments.alias, arguments.evaluation, arguments.force)
     print(f"models:/{model.name}@{arguments.alias} is now version {model.version}: {said}")
@@ -121,8 +122,12 @@ def _promote(uri: str, arguments: argparse.Namespace) -> None:
 
 def _import(uri: str, arguments: argparse.Namespace) -> None:
     from pipelines.model_import import import_model
+    from pipelines.registry import check_alias, check_name
     from pipelines.storage import local_copy
 
+    check_name(arguments.name, "--name")
+    if arguments.alias is not None:
+        check_alias(arguments.alias, "--alias")
     with tempfile.TemporaryDirectory() as scratch:
         file = local_copy(arguments.file, Path(scratch))
         model, new = import_model(uri, file, arguments.name, arguments.alias)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.model_folder import describe_model
+from pipelines.sections import MODEL_NAME
 from pipelines.store_errors import unless_there
 from pipelines.tracking import Run, client, explained, fetch, open_store
 from rtnet.errors import UserError
@@ -43,6 +44,23 @@ class ModelVersion:
             for key, value in sorted(self.tags.items())
             if key.startswith(_EVALUATION_TAG)
         }
+
+
+def check_name(name: str, option: str) -> None:
+    """UserError naming the option where no model can have this name: a recipe's rule, within MLflow's."""
+    if not re.fullmatch(MODEL_NAME, name):
+        raise UserError(
+            f"{option} '{name}': a model's name is of letters a-z, digits, '.', '_', '-' and spaces, "
+            "and begins with a letter or digit"
+        )
+
+
+def check_alias(alias: str, option: str) -> None:
+    """UserError naming the option where MLflow does not take this alias."""
+    if not re.fullmatch(r"[\w-]{1,255}", alias):
+        raise UserError(f"{option} '{alias}': an alias is of letters, digits, '_' and '-', 255 at most")
+    if re.fullmatch(r"latest|v\d+", alias.lower()):
+        raise UserError(f"{option} '{alias}': MLflow keeps 'latest' and 'v1', 'v2', ... for itself: choose another")
 
 
 def register_model(
@@ -108,8 +126,7 @@ def list_versions(uri: str, name: str | None = None) -> list[ModelVersion]:
 
 def set_alias(uri: str, model: ModelVersion, alias: str) -> None:
     """Points the alias to this version. Raises UserError for one that MLflow does not take."""
-    if re.fullmatch(r"latest|v\d+", alias.lower()):
-        raise UserError(f"alias '{alias}': MLflow keeps 'latest' and 'v1', 'v2', ... for itself: choose another")
+    check_alias(alias, "alias")
     with explained(uri):
         _point(uri, model.name, alias, model.version)
 

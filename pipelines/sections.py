@@ -188,6 +188,9 @@ class Scaling(Section):
     """How often in a row workers that died are begun again, without a checkpoint in between."""
 
 
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
+
+
 def _free_alias(alias: str) -> str:
     if re.fullmatch(r"latest|v\d+", alias.lower()):
         raise ValueError("MLflow keeps 'latest' and 'v1', 'v2', ... for itself")
@@ -198,7 +201,7 @@ class Tracking(Section):
     uri: str | None = None
     """MLflow's tracking URI; null is an SQLite file in `storage`."""
     experiment: str = "rtnet"
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")] = "rtnet"
+    model: Annotated[str, Field(pattern=MODEL_NAME)] = "rtnet"
     """The registered model whose new version the best checkpoint becomes; one stream alone becomes one of
     MODEL-appearance or MODEL-motion."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), AfterValidator(_free_alias)] = "best"

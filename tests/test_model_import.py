@@ -88,6 +88,25 @@ def test_a_stream_goes_to_a_model_of_its_own(uri: str, tmp_path: Path) -> None:
     assert registry.resolve_model(uri, "parts-motion/1").tags["streams"] == "motion"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--name", "a/b", "--name 'a/b': a model's name is of letters a-z, digits, '.', '_', '-' and spaces"),
+        ("--name", "a:b", "--name 'a:b': "),
+        ("--name", "a@b", "--name 'a@b': "),
+        ("--name", "", "--name '': "),
+        ("--alias", "bad alias!", "--alias 'bad alias!': an alias is of letters, digits, '_' and '-'"),
+        ("--alias", "latest", "--alias 'latest': MLflow keeps 'latest'"),
+    ],
+)
+def test_a_name_that_mlflow_does_not_take_is_told_before_the_file_is_read(
+    uri: str, option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["models", "import", "none.pth", option, value, "--tracking", uri]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"rtnet models: {said}")
+
+
 @pytest.mark.slow
 def test_a_published_stream_is_imported_to_the_last_bit(uri: str, tmp_path: Path) -> None:
     stream = Stream("resnet34", 3)

@@ -72,9 +72,16 @@ def test_promote_moves_an_alias(store: str, capsys: pytest.CaptureFixture[str]) 
     assert registry.resolve_model(store, "toy@champion").version == 2
 
 
-def test_promote_refuses_an_alias_that_mlflow_reserves(store: str) -> None:
-    with pytest.raises(UserError, match="latest"):
-        _models(store, "promote", "toy/1", "latest")
+@pytest.mark.parametrize("alias", ["latest", "V1", "bad alias!", "", "a" * 256])
+def test_an_alias_that_mlflow_does_not_take_is_refused_in_our_words(store: str, alias: str) -> None:
+    with pytest.raises(UserError, match=rf"^ALIAS '{alias}': (MLflow keeps|an alias is of letters, digits)"):
+        _models(store, "promote", "toy/1", alias)
+
+
+@pytest.mark.parametrize("alias", ["_prüfung-2", "v1a", "a" * 255])
+def test_an_alias_that_mlflow_takes_is_given(store: str, alias: str) -> None:
+    _models(store, "promote", "toy/1", alias)
+    assert registry.resolve_model(store, f"toy@{alias}").version == 1
 
 
 def test_show_names_what_is_not_there(store: str) -> None:
