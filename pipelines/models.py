@@ -137,13 +137,14 @@ def _import(uri: str, arguments: argparse.Namespace) -> None:
 
 
 def _export(uri: str, arguments: argparse.Namespace) -> None:
-    from pipelines.storage import open_storage, write_whole
+    from pipelines.storage import open_storage, refuse_existing, write_whole
     from rtnet.export import SIZES, TOLERANCE, check_output, export_model
 
     with tempfile.TemporaryDirectory() as scratch:
         remote = "://" in arguments.output
-        output = Path(scratch, arguments.output.rsplit("/", 1)[-1]) if remote else Path(arguments.output)
+        output = Path(scratch, arguments.output.rsplit("/", 1)[-1]) if remote else Path(arguments.output).expanduser()
         check_output(output)  # before the network is fetched
+        refuse_existing(arguments.output)
         error = export_model(_network(uri, arguments.model), output, arguments.check, SIZES)
         size = output.stat().st_size / 2**20
         if remote:

@@ -76,6 +76,18 @@ def reach(uri: str, field: str) -> None:
         raise UserError(f"{field}={uri} can't be read ({_reason(error)}): {_S3_MEND}") from error
 
 
+def refuse_existing(uri: str) -> None:
+    """UserError where something is at `uri` already, and where a store does not let us look."""
+    system, path = open_storage(uri, _TRIES_AT_FIRST)
+    try:
+        found = system.get_file_info(path)
+    except OSError as error:
+        mend = _S3_MEND if isinstance(system, fs.S3FileSystem) else "give another name"
+        raise UserError(f"{uri} can't be looked at ({_reason(error)}): {mend}") from error
+    if found.type != fs.FileType.NotFound:
+        raise UserError(f"{uri} is there already: delete it or give another name")
+
+
 def is_away(error: OSError) -> bool:
     """Whether a store did not answer, or not now: what it holds may be well."""
     return any(f"AWS Error {kind}" in str(error) for kind in _AWAY)

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import models, registry, tracking
 from pipelines.config import validate
+from pipelines.storage import open_storage, read_bytes, write_whole
 from rtnet.errors import UserError
 
 
@@ -82,6 +83,16 @@ def test_an_alias_that_mlflow_does_not_take_is_refused_in_our_words(store: str, 
 def test_an_alias_that_mlflow_takes_is_given(store: str, alias: str) -> None:
     _models(store, "promote", "toy/1", alias)
     assert registry.resolve_model(store, f"toy@{alias}").version == 1
+
+
+def test_an_export_does_not_replace_what_is_there(store: str, bucket: str, tmp_path: Path) -> None:
+    for place in (f"{tmp_path}/taken.onnx", f"{bucket}/exports/taken.onnx"):
+        write_whole(*open_storage(place), b"before")
+        with pytest.raises(UserError, match=f"^{place} is there already: delete it or give another name"):
+            _models(store, "export", "no-such-model/1", place)  # whose lookup would come next
+        assert read_bytes(*open_storage(place)) == b"before"
+        with pytest.raises(UserError, match="no model 'no-such-model'"):
+            _models(store, "export", "no-such-model/1", place.replace("taken", "free"))
 
 
 def test_show_names_what_is_not_there(store: str) -> None:

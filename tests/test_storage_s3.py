@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from pipelines.cli import main
 from pipelines.run_folder import RunFolder
-from pipelines.storage import open_storage, read_bytes, write_whole
+from pipelines.storage import open_storage, read_bytes, refuse_existing, write_whole
 from rtnet.errors import UserError
 from tests.conftest import S3_PORT
 from tests.relay import Relay
@@ -195,6 +195,14 @@ def test_a_bucket_and_a_server_that_are_not_there_are_one_line(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     said = _refused(capsys, "prepare", recipe(f"{bucket}/data"))
     assert "data.dataset=s3://bucket/data can't be read" in said and "AWS_ENDPOINT_URL" in said
+
+
+def test_a_store_that_does_not_say_whether_a_place_is_free_is_one_line(bucket: str, monkeypatch: Patch) -> None:
+    refuse_existing(f"{bucket}/free")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=f"^{bucket}/free can't be looked at .*AWS_ENDPOINT_URL") as refused:
+        refuse_existing(f"{bucket}/free")
+    assert "\n" not in str(refused.value)
 
 
 def test_no_credentials_at_all_are_one_line(
