@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from stat import S_IMODE
 from typing import IO, Any
 
 import torch
@@ -20,9 +21,14 @@ from rtnet.weights import load_published_file, load_weights
 def save_model(path: Path, model: Network) -> None:
     """Writes weights, config and the digest of both as one safetensors file, aside and then moved."""
     aside = path.with_name(f"{path.name}.part")
+    aside.unlink(missing_ok=True)
+    aside.touch()
+    mode = aside.stat().st_mode  # as the umask says; safetensors makes a file of its own that only its owner may read
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     config = json.dumps(model.config.to_dict(), sort_keys=True)
     save_file(tensors, aside, metadata={"config": config, "sha256": _digest(config, tensors)})
+    if aside.stat().st_mode != mode:
+        aside.chmod(S_IMODE(mode))
     aside.replace(path)
 
 

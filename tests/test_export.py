@@ -81,6 +81,8 @@ def test_a_safetensors_export_rebuilds_the_very_network(small: RTNet, frames: Pa
     assert export_model(small, output, frames, SIZES) == 0
     again = load_network(output)
     assert again.config == small.config
+    (tmp_path / "plain").touch()
+    assert output.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert all(torch.equal(again.state_dict()[name], value) for name, value in small.state_dict().items())
 
 
