@@ -15,7 +15,9 @@ from rtnet.config import RTNetConfig
 from rtnet.errors import UserError
 from rtnet.model.network import Network, build_network
 from rtnet.model.rtnet import RTNet
-from rtnet.weights import load_published_file, load_weights
+from rtnet.weights import load_published_file, load_weights, read_plain
+
+_EXPORTS = {".onnx": "ONNX Runtime", ".pt2": "torch.export"}  # what rtnet.export writes beside .safetensors
 
 
 def save_model(path: Path, model: Network) -> None:
@@ -52,6 +54,11 @@ def load_network(path: Path) -> Network:
         raise UserError(f"{path}: a registered model is loaded by pipelines.models.load")
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a .safetensors or .pt file of ours or a published .pth")
+    if (kind := _EXPORTS.get(path.suffix.lower())) is not None:
+        raise UserError(
+            f"{path} is an export for {kind}, a graph that is no network of ours: give that version's .safetensors, "
+            "as `rtnet models export NAME/VERSION FILE.safetensors` writes it"
+        )
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     if path.suffix == ".pt":
@@ -74,7 +81,7 @@ def write_training(stream: IO[bytes], state: dict[str, Any]) -> None:
 def read_training(stream: IO[bytes] | Path, origin: str) -> dict[str, Any]:
     """What write_training wrote, on the CPU; UserError naming `origin` where it is damaged or something else."""
     try:
-        state = torch.load(stream, map_location="cpu", weights_only=True)
+        state = read_plain(stream)
     except Exception as error:  # torch.load raises a dozen types for damaged files
         raise UserError(f"{origin} is not a checkpoint of ours or is damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(state, dict) or not {"config", "model"} <= state.keys():

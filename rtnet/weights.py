@@ -4,9 +4,10 @@ The published names live here alone; `published_name` is the whole translation.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,17 @@ from rtnet.model.stream import Stream
 PUBLISHED_BACKBONES = ("resnet34", "resnext50_32x4d")
 
 Model = TypeVar("Model", RTNet, Stream)
+
+
+def read_plain(file: str | Path | IO[bytes]) -> Any:
+    """What `torch.save` wrote of tensors and plain values, on the CPU; never runs code.
+
+    Raises whatever torch.load does: a dozen types for damaged files.
+    """
+    with warnings.catch_warnings():
+        # Of a plain pickle it warns that it may not understand it; where it does not, the refusal says so.
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_published(path: str | Path) -> RTNet:
@@ -223,7 +235,7 @@ def _describe(model: nn.Module) -> str:
 def _read(path: str | Path) -> Mapping[str, Any]:
     """The state dict in a file, bare or under "state_dict"."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_plain(path)
     except Exception as error:  # a damaged file raises nearly anything
         raise UserError(
             f"{path}: cannot be read as a checkpoint: it is damaged, another program's, or holds code (never run)"

@@ -131,6 +131,7 @@ def test_files_that_hold_code_or_are_damaged_are_refused_in_one_line(
         assert cli.main(["models", "import", str(tmp_path / name), "--name", "refused", "--tracking", uri]) == 2
         said = capsys.readouterr().err
         assert name in said and len(said.splitlines()) == 1
+        assert ("export for ONNX Runtime" in said and ".safetensors" in said) == (name == "graph.onnx")
     assert not (tmp_path / "ran").exists()
     if Path(uri.removeprefix("sqlite:///")).exists():
         assert "refused" not in registry.model_names(uri)

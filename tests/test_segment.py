@@ -373,6 +373,8 @@ def test_what_cannot_be_segmented_is_named_in_one_line_and_leaves_nothing(
         (["--output", "OUT.mp4", "--model", "none.safetensors"], "none.safetensors: no such weights file"),
         (["--output", "OUT.mp4", "--model", "damaged.safetensors"], "damaged.safetensors is not a model file"),
         (["--output", "OUT.mp4", "--model", "stream.safetensors"], "holds the appearance stream alone"),
+        (["--output", "OUT.mp4", "--model", "graph.ONNX"], "graph.ONNX is an export for ONNX Runtime"),
+        (["--output", "OUT.mp4", "--model", "graph.pt2"], "graph.pt2 is an export for torch.export"),
         (["--output", "OUT.mp4", "--model", "models:/rtnet@best"], "no MLflow store at sqlite:///"),
         (["--output", "OUT.mp4", "--model", "models:/rtnet"], "models:/NAME@ALIAS"),
     ],
@@ -390,6 +392,8 @@ def test_options_that_cannot_be_met_are_named_in_one_line(
     for name in ("clip.mp4", "clip2.mp4"):
         (tmp_path / name).write_bytes((root / "clip.mp4").read_bytes())
     (tmp_path / "damaged.safetensors").write_bytes((root / "model.safetensors").read_bytes()[:5000])
+    for name in ("graph.ONNX", "graph.pt2"):
+        (tmp_path / name).write_bytes(b"PK")
     changed = bytearray((root / "model.safetensors").read_bytes())
     changed[-8:] = bytes(8)
     (tmp_path / "changed.safetensors").write_bytes(changed)

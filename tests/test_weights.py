@@ -1,6 +1,8 @@
 """Published checkpoints, ImageNet encoders and our own state dicts: taken whole, or refused by name."""
 
 import json
+import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from rtnet.checkpoint import load_network
 from rtnet.config import RTNetConfig
 from rtnet.errors import UserError
 from rtnet.model.rtnet import RTNet
@@ -49,6 +52,18 @@ def _constant(shape: list[int]) -> Tensor:
 
 def _same(given: dict[str, Tensor], back: dict[str, Tensor]) -> bool:
     return given.keys() == back.keys() and all(torch.equal(back[name], value) for name, value in given.items())
+
+
+def test_a_plain_pickle_is_refused_without_another_word(tmp_path: Path) -> None:
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"a": torch.zeros(1)}))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"a": torch.zeros(1)}))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match=r"plain\.pth: cannot be read as a checkpoint.* \(never run\)$"):
+            load_network(tmp_path / "plain.pth")
+        with pytest.raises(UserError, match=r"plain\.pt is not a checkpoint of ours"):
+            load_network(tmp_path / "plain.pt")
+    assert not heard
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
