@@ -11,6 +11,8 @@ from rtnet.errors import UserError
 
 Made = TypeVar("Made")
 
+HOW_TO_NAME = "--tracking, or tracking.uri in a recipe"
+
 _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 # A server's status, in the words of MLflow's REST calls, of its artifacts' calls, and of calls that were repeated.
@@ -101,5 +103,5 @@ def _in_words(where: str, said: str) -> str:
         cause = ", whether it has its S3 credentials and bucket" if "mlflow-artifacts" in said else ""
         return f"the MLflow server at {where} fails with {status}{asked}: its log says why{cause}"
     if re.search("failed with (timeout )?exception", said):  # MLflow's words for a request without response
-        return f"no MLflow server answers at {where}: start it, or name another store"
+        return f"no MLflow server answers at {where}: start it, or name another store ({HOW_TO_NAME})"
     return f"MLflow at {where}: {said.splitlines()[0][:300]}"

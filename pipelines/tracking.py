@@ -21,9 +21,9 @@ from pipelines.code_version import code_tags, environment
 from pipelines.config import Experiment
 from pipelines.credentials import refuse_credentials
 from pipelines.storage import absolute
+from pipelines.store_errors import HOW_TO_NAME, unless_there
 from pipelines.store_errors import explained as explained
 from pipelines.store_errors import impatient as impatient
-from pipelines.store_errors import unless_there
 from rtnet.errors import UserError
 
 # Read by MLflow when it is imported, so it is imported late.
@@ -76,7 +76,10 @@ def open_store(uri: str, create: bool = False) -> None:
         if create and not file.is_file():
             _create_database(file)
         elif not file.is_file():
-            raise UserError(f"no MLflow store at {uri}: train first, or name the store that is meant")
+            raise UserError(
+                f"no MLflow store at {uri}: train first, register a file with `rtnet models import`, or name the store "
+                f"that is meant ({HOW_TO_NAME})"
+            )
     with impatient(), explained(uri):
         client(uri).search_experiments(max_results=1)
 

@@ -101,7 +101,7 @@ def test_show_names_what_is_not_there(store: str) -> None:
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.db"):
+    with pytest.raises(UserError, match=r"none\.db: train first, .* `rtnet models import`, .*--tracking"):
         _models(f"sqlite:///{tmp_path}/none.db", "list")
     assert not list(tmp_path.iterdir())
 

@@ -194,7 +194,8 @@ def deaf_server() -> Iterator[str]:
 
 
 def test_a_server_that_does_not_answer_is_one_line_that_names_it(deaf_server: str) -> None:
-    with pytest.raises(UserError, match=f"no MLflow server answers at {deaf_server}"):
+    how = r"start it, or name another store \(--tracking, or tracking\.uri in a recipe\)"
+    with pytest.raises(UserError, match=f"no MLflow server answers at {deaf_server}: {how}"):
         tracking.open_store(deaf_server)
 
 

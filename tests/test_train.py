@@ -381,7 +381,7 @@ def test_an_mlflow_server_that_vanishes_does_not_stop_the_training_and_misses_no
         ("model.backbone=resnet17", ["resnet17", "resnet18"]),
         ("model.start_from=nowhere.pth", ["nowhere.pth"]),
         ("model.encoder_weights=nowhere.pth", ["nowhere.pth"]),
-        ("model.start_from=models:/rtnet@best", ["MLflow store", "train first"]),
+        ("model.start_from=models:/rtnet@best", ["MLflow store", "train first", "rtnet models import", "tracking.uri"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_two(
