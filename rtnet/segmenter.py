@@ -56,6 +56,14 @@ class Segmenter:
     spent: Spent = field(default_factory=Spent)
     """Seconds in "decode", "flow" and "network"."""
 
+    def __repr__(self) -> str:
+        """One line; a network's own is dozens."""
+        precision = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return (
+            f"Segmenter({self.model.config.backbone}, {precision} on {self.device}, input {self.size[0]} x "
+            f"{self.size[1]}, views {', '.join(self.views)}, {self.rule})"
+        )
+
     def segment(self, frames: Iterable[Picture]) -> Iterator[Map]:
         """The map of each frame, in order: float32 (H, W) in 0..1, how likely a pixel is the primary object's.
 

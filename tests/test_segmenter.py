@@ -188,6 +188,8 @@ def test_two_lines_of_python_segment_a_clip(tmp_path: Path, frames: list[np.ndar
     save_model(tmp_path / "model.safetensors", RTNet(RTNetConfig("resnet18")))
     loaded = rtnet.load(tmp_path / "model.safetensors", device="cpu", height=32)
     assert loaded.size == INPUT
+    assert repr(loaded).startswith("Segmenter(resnet18, float32 on cpu, input 32 x 56, views as_is, PairRule(")
+    assert "\n" not in repr(loaded)
     maps = list(loaded.segment(frames[:3]))
     assert [map_.shape for map_ in maps] == [SIZE] * 3
     assert set(loaded.spent.take()) == {"decode", "flow", "network"}
