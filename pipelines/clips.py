@@ -19,7 +19,7 @@ class Clip:
     name: str
     """The video's stem or the folder's name; no two clips share it."""
     origin: Path
-    """The video or the folder."""
+    """The video, the folder, or the picture where it is a single one that was named."""
     pictures: tuple[Path, ...] = ()
     """The frames of a folder; empty for a video."""
 
@@ -57,7 +57,8 @@ def find_clips(inputs: Sequence[str]) -> list[Clip]:
         elif path.suffix.lower() in PICTURES:
             together = [other for other in paths if other.parent == path.parent and other.suffix.lower() in PICTURES]
             pictures = tuple(sorted(set(together), key=lambda picture: natural(picture.name)))
-            clips[path.parent] = Clip(path.parent.resolve().name, path.parent, pictures)
+            origin = path.parent if len(pictures) > 1 else path
+            clips[path.parent] = Clip(path.parent.resolve().name, origin, pictures)
         else:
             clips[path] = Clip(path.stem, path)
     owners: dict[str, Path] = {}

@@ -321,6 +321,7 @@ def _bytes(target: Path, data: bytes) -> None:
         ("cut mkv", "breaks off after"),
         ("grown", "frame4.png: has 64 x 46 pixels, the first frame 63 x 45"),
         ("tiny", "at least 12 x 12"),
+        ("tiny picture", "bad/culprit.png: "),
         ("neither", "neither pictures nor videos"),
         ("both", "pictures and videos"),
     ],
@@ -348,6 +349,10 @@ def test_what_cannot_be_segmented_is_named_in_one_line_and_leaves_nothing(
         culprit.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
     elif case == "tiny":
         _video(culprit, [picture[:10, :10] for picture in pictures])
+    elif case == "tiny picture":
+        culprit = tmp_path / "bad" / "culprit.png"
+        culprit.parent.mkdir()
+        cv2.imwrite(str(culprit), pictures[0][:10, :10])
     elif case in ("grown", "neither", "both"):
         culprit = tmp_path / "culprit"
         culprit.mkdir()
