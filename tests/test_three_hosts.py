@@ -148,7 +148,7 @@ def test_predict_with_a_host_cut_off_in_its_middle_makes_the_maps_of_one_machine
     """Each once. The model is looked up in the registry on PostgreSQL, and comes from S3."""
     job = cluster.submit("predict")
     job.reaches(lambda: len(cluster.files("runs/runs/hosts/predictions/maps")) >= 10)
-    lost = cluster.busy("(MapBatches(Predictor)).submit")[0]
+    lost = cluster.busy("(MapBatches(Predictor))")[0]
     cluster.network.cut(lost)
     job.reaches(lambda: lost not in cluster.alive())
     job.end()
