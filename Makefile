@@ -12,7 +12,7 @@ demo: setup  ## the whole way on real or generated video: make demo [DAVIS=path]
 test: setup lint  ## everything but what needs a GPU or three hosts: one process for Ray's tests, one for the others
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m "not gpu and not hosts"
 
-test-hosts: setup  ## a cluster of three hosts on this machine, as root, with PostgreSQL and 12 GB; eight minutes
+test-hosts: setup  ## a cluster of three hosts on this machine, as root, with PostgreSQL and 12 GB; six minutes
 	$(BIN)/python -m pytest -m hosts
 
 check: setup lint  ## the quick tier: no Ray, a few minutes

@@ -91,6 +91,8 @@ def why_not() -> str:
     """What keeps this process from making hosts; empty where nothing does."""
     if os.geteuid() != 0:
         return "only root can make network namespaces"
+    if Path("/tmp") in (*Path(sys.executable).parents, *Path(__file__).parents):
+        return "this checkout lies in /tmp, and each host has a /tmp of its own"
     if missing := [tool for tool in ("ip", "ss", "unshare", "nsenter", "mount") if shutil.which(tool) is None]:
         return f"there is no `{missing[0]}` here"
     tried = subprocess.run(
