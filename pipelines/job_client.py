@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_LIMITS = (5.0, 60.0)  # seconds for a connection, and for the first byte of an answer from a loaded machine
+_LIMITS = (5.0, 50.0)  # seconds for a connection, and for the first byte of an answer from a loaded machine
 
 
 class UnreachableError(UserError):

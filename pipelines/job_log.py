@@ -21,8 +21,8 @@ _PATIENCE = 120.0  # seconds to try for where nobody answers any more; a head no
 def follow(client: "JobSubmissionClient", job: str) -> int:
     """Prints a job's log from its beginning, then how the job ended.
 
-    Returns 0 where it succeeded, else 1, also after Ctrl-C, which leaves the job alone. Raises UserError where the
-    cluster has no such job, or is away for minutes.
+    Returns 0 where it succeeded, 2 where it found a mistake of the user's, else 1, also after Ctrl-C, which leaves the
+    job alone. Raises UserError where the cluster has no such job, or is away for minutes.
     """
     try:
         found = asyncio.run(_Log(client, job).follow())
@@ -30,7 +30,9 @@ def follow(client: "JobSubmissionClient", job: str) -> int:
         print(f"\njob {job} goes on\n{next_steps(client, job)}", file=sys.stderr)
         return 1
     print(f"job {job} {outcome(found)}")
-    return 0 if found.status == "SUCCEEDED" else 1
+    if found.status == "SUCCEEDED":
+        return 0
+    return 2 if found.driver_exit_code == 2 else 1  # 2 is a mistake of the user's, wherever the verb runs
 
 
 def next_steps(client: "JobSubmissionClient", job: str) -> str:

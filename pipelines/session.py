@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rtnet.errors import UserError
@@ -32,7 +32,7 @@ _SETTINGS = {
 # Makes the node's address 127.0.0.1, as it is on other systems than Linux, and all of its processes listen there alone.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
-TOKEN_PLACE = "its token belongs in ~/.ray/auth_token, or in RAY_AUTH_TOKEN_PATH's file"
+TOKEN_PLACE = "its token belongs in ~/.ray/auth_token, in RAY_AUTH_TOKEN_PATH's file or, before both, in RAY_AUTH_TOKEN"
 
 _ANSWERS = 20.0  # seconds that a cluster's head may take
 
@@ -110,6 +110,20 @@ def choose_authentication(local: bool) -> None:
     named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     if local or named or (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    _refuse_odd_token()
+
+
+def _refuse_odd_token() -> None:
+    """UserError for what no HTTP header can hold: whoever refuses it else may print it."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return
+    where, token = "RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", "").encode(errors="surrogateescape")
+    if not token:
+        where = os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path.home() / ".ray" / "auth_token")
+        with suppress(OSError):
+            token = Path(where).expanduser().read_bytes()
+    if token and not re.fullmatch(rb"[\x21-\x7e]+", token.strip()):
+        raise UserError(f"{where} holds no token, which is a word of ASCII: `ray get-auth-token --generate` makes one")
 
 
 def _start_local() -> None:

@@ -45,8 +45,13 @@ def open_storage(uri: str, tries: int = _TRIES) -> tuple[fs.FileSystem, str]:
     if uri.startswith("s3://"):
         parts = urlsplit(uri)
         bucket = parts.netloc.rpartition("@")[2]
+        if not bucket:
+            raise UserError(f"s3://{parts.path} names no bucket: write s3://BUCKET/FOLDER")
         return _s3(bucket, parts.query, tries), f"{bucket}{unquote(parts.path)}".rstrip("/")
     try:
+        # Its own limit is a quarter of an hour, in which nothing stops it.
+        if uri.startswith("gs://") and "retry_limit_seconds" not in uri:
+            uri = f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={6 * tries}"
         return fs.FileSystem.from_uri(uri)  # type: ignore[no-any-return]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
         pass
@@ -63,17 +68,16 @@ def absolute(uri: str) -> str:
 
 
 def reach(uri: str, field: str) -> None:
-    """UserError naming the recipe's field where an S3 store does not answer, or does not let us look.
+    """UserError naming the recipe's field where a store does not answer, or does not let us look.
 
     What is not there yet is no fault.
     """
     system, path = open_storage(uri, _TRIES_AT_FIRST)
-    if not isinstance(system, fs.S3FileSystem):
-        return
     try:
         system.get_file_info(path)
     except OSError as error:
-        raise UserError(f"{field}={uri} can't be read ({_reason(error)}): {_S3_MEND}") from error
+        mend = _S3_MEND if isinstance(system, fs.S3FileSystem) else "look at the place, and at the store's credentials"
+        raise UserError(f"{field}={uri} can't be read ({_reason(error)[:200]}): {mend}") from error
 
 
 def refuse_existing(uri: str) -> None:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser, verbs: Iterable[str]) -> None
 
 
 def run_command(options: argparse.Namespace) -> None:
-    """Submits and follows; exits with status 1 where the job did not succeed.
+    """Submits and follows; exits with status 1 where the job did not succeed, 2 where it found a mistake of the user's.
 
     Where a job of the same recipe, overrides and verb is under way, that one is followed. Raises UserError for a bad
     recipe, for places that the job would lose, where one of the same name and another recipe is under way, and for what
@@ -137,6 +137,9 @@ def _refuse_lost_places(experiment: "Experiment", verb: str) -> None:
         for place in places_of(one, verb)
         if _relative(place.uri)
     )
+    for place in (place for one in (experiment, *expand_stages(experiment)) for place in places_of(one, verb)):
+        if place.uri.startswith(("s3:///", "s3://?")) or place.uri == "s3://":
+            raise UserError(f"{place.field}={place.uri} names no bucket: write s3://BUCKET/FOLDER")
     if lost:
         raise UserError(
             f"{', '.join(lost)}: a job's own folder is thrown away with it, and holds no data: give an absolute path "

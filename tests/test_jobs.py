@@ -161,7 +161,7 @@ def test_a_job_that_wants_more_gpus_than_there_are_fails_within_a_minute_with_wh
     cluster: Environment, root: Path
 ) -> None:
     command = ["rtnet", "submit", "train", str(root / "job.yaml"), "name=greedy", "scaling.use_gpu=true", *ADDRESS]
-    last = _run(cluster, *command, status=1).splitlines()[-1]
+    last = _run(cluster, *command, status=2).splitlines()[-1]
     assert (
         "job greedy-train-1 failed with exit status 2 after 0:00:" in last
     )  # the job's own time, not that of a client

@@ -22,6 +22,7 @@ from pipelines.job_client import check_cluster, open_client, warn_of_plain_http
 from pipelines.packages import check_packages
 from pipelines.places import places_of
 from pipelines.session import no_cluster, ray_session
+from pipelines.storage import open_storage
 from pipelines.submit import _carry, _load, _refuse_lost_places, _relative
 from rtnet.errors import UserError
 
@@ -65,6 +66,28 @@ def test_sources_are_asked_for_where_they_are_read(recipe: Path, capsys: pytest.
     for verb in ("prepare", "evaluate"):
         assert "data.sources.clip.path=clip: " in _refused(capsys, "submit", verb, str(recipe), *places)
     assert "nobody answers at http://127.0.0.1:9" in _refused(capsys, "submit", "train", str(recipe), *places)
+
+
+@pytest.mark.parametrize("place", ["s3://", "s3:///runs"])
+def test_a_place_without_a_bucket_is_named(recipe: Path, capsys: pytest.CaptureFixture[str], place: str) -> None:
+    said = _refused(capsys, "submit", "train", str(recipe), "data.dataset=/data", f"storage={place}")
+    assert f"storage={place} names no bucket" in said
+    with pytest.raises(UserError, match="names no bucket"):
+        open_storage(place)
+
+
+@pytest.mark.parametrize("token", ["two words", "one\nother", "\u00fc"])
+def test_a_token_that_can_be_none_is_refused_and_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str
+) -> None:
+    (tmp_path / "token").write_text(token)
+    for name, value in (("RAY_AUTH_TOKEN", token), ("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))):
+        with monkeypatch.context() as patched:
+            patched.setenv("RAY_AUTH_MODE", "token")
+            patched.setenv(name, value)
+            said = _refused(capsys, "jobs", "--address", "http://127.0.0.1:9", "list")
+            assert "holds no token" in said and token not in said
+            assert (name if name == "RAY_AUTH_TOKEN" else value) in said
 
 
 def test_a_stages_relative_place_is_found(recipe: Path) -> None:
