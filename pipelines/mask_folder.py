@@ -66,11 +66,10 @@ def list_masks(folder: str, sequences: Iterable[Sequence], chosen: bool) -> dict
         sequence, _, file = path.partition("/")
         if chosen and sequence not in names:
             continue
-        stem, dot, ending = file.rpartition(".")
-        key = (sequence, stem)
-        if PurePath(path).suffix.lower() not in PICTURES:  # a README, a system's thumbnails
+        ending, key = PurePath(path).suffix.lower(), (sequence, file.rpartition(".")[0])
+        if ending not in PICTURES:  # a README, a system's thumbnails
             continue
-        if key not in known or f"{dot}{ending}".lower() not in _ENDINGS:
+        if key not in known or ending not in _ENDINGS:
             extra.append(path)
         elif key in found:
             raise UserError(f"{folder}/{path} is a second mask of one frame beside {found[key]}: keep one of them")

@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from pipelines.config import Experiment
 from pipelines.sections import Flow
-from pipelines.storage import open_storage, reach
+from pipelines.storage import check_bucket, open_storage, reach
 from rtnet.errors import UserError
 
 _SETTLES = 5.0  # seconds after which a network file system shows a new file to all
@@ -49,11 +49,13 @@ class Place:
 
 def places_of(experiment: Experiment, verb: str) -> list[Place]:
     """Every place that the verb uses, those of stages apart. What a field leaves to a default is called by the field
-    that the default comes from."""
+    that the default comes from. UserError for one that names no bucket."""
     given = {"prepare": _of_prepare, "predict": _of_predict, "evaluate": _of_evaluate}.get(verb)
     found = given(experiment) if given else _of_training(experiment, verb)
     if verb != "prepare" and (uri := experiment.tracking.uri) is not None and _is_path(uri):
         found.append(Place("tracking.uri", uri, "written" if verb in ("train", "tune") else "driver"))
+    for place in found:
+        check_bucket(place.uri, f"{place.field}={place.uri}")
     return found
 
 

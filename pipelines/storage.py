@@ -45,8 +45,7 @@ def open_storage(uri: str, tries: int = _TRIES) -> tuple[fs.FileSystem, str]:
     if uri.startswith("s3://"):
         parts = urlsplit(uri)
         bucket = parts.netloc.rpartition("@")[2]
-        if not bucket:
-            raise UserError(f"s3://{parts.path} names no bucket: write s3://BUCKET/FOLDER")
+        check_bucket(uri, f"s3://{parts.path}")
         return _s3(bucket, parts.query, tries), f"{bucket}{unquote(parts.path)}".rstrip("/")
     try:
         # Its own limit is a quarter of an hour, in which nothing stops it.
@@ -62,17 +61,25 @@ def open_storage(uri: str, tries: int = _TRIES) -> tuple[fs.FileSystem, str]:
     return fs.PyFileSystem(fs.FSSpecHandler(system)), path
 
 
+def check_bucket(uri: str, named: str) -> None:
+    """UserError for s3:// without a bucket. named: what to call the place."""
+    if uri.startswith("s3://") and not urlsplit(uri).netloc.rpartition("@")[2]:
+        raise UserError(f"{named} names no bucket: write s3://BUCKET/FOLDER")
+
+
 def absolute(uri: str) -> str:
     """The same place as seen from any working folder (Ray's workers have their own)."""
     return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
 def reach(uri: str, field: str) -> None:
-    """UserError naming the recipe's field where a store does not answer, or does not let us look.
+    """UserError naming the recipe's field where an S3 or Google store does not answer, or does not let us look.
 
     What is not there yet is no fault.
     """
     system, path = open_storage(uri, _TRIES_AT_FIRST)
+    if not isinstance(system, fs.S3FileSystem | fs.GcsFileSystem):
+        return
     try:
         system.get_file_info(path)
     except OSError as error:

@@ -137,9 +137,6 @@ def _refuse_lost_places(experiment: "Experiment", verb: str) -> None:
         for place in places_of(one, verb)
         if _relative(place.uri)
     )
-    for place in (place for one in (experiment, *expand_stages(experiment)) for place in places_of(one, verb)):
-        if place.uri.startswith(("s3:///", "s3://?")) or place.uri == "s3://":
-            raise UserError(f"{place.field}={place.uri} names no bucket: write s3://BUCKET/FOLDER")
     if lost:
         raise UserError(
             f"{', '.join(lost)}: a job's own folder is thrown away with it, and holds no data: give an absolute path "

@@ -444,6 +444,16 @@ def test_a_photograph_in_a_masks_place_is_named(root: Path, ending: str) -> None
         _scores(root)
 
 
+def test_labels_in_a_jpeg_of_low_quality_are_no_photograph(root: Path) -> None:
+    def write(path: Path, mask: np.ndarray) -> None:
+        coloured = mask[..., None] * np.array([250, 90, 0], np.uint8)
+        coloured[:, 30:] = coloured[:, 30:, ::-1]
+        Image.fromarray(coloured).save(path.with_suffix(".jpg"), quality=50)
+
+    _rewrite(root, write)
+    assert list(_scores(root).frames["turn"]) == [f"{number:05d}" for number in range(1, FRAMES - 1)]
+
+
 def test_a_grey_mask_is_cut_at_the_threshold(root: Path) -> None:
     shutil.rmtree(root / "predictions" / "masks")
     shutil.copytree(root / "predictions" / "maps", root / "predictions" / "masks")

@@ -59,7 +59,7 @@ def decode_annotation(
     void: the picture holds labels, any but 0 and this palette index or grey value is an object. A grey picture of only
     these two is a mask nevertheless.
     background: every region has its own grey value or colour (0xRRGGBB), and all but these are objects.
-    Raises UserError naming `origin` where it cannot be decoded, is cut short, or is a photograph.
+    Raises UserError naming `origin` where it cannot be decoded or is cut short.
     """
     with _opened(data, origin) as image:
         noise = 15 if image.format == "JPEG" else 0
@@ -87,7 +87,7 @@ def decode_levels(data: bytes, origin: str = "mask") -> Picture:
     Grey as it is stored, also where the file keeps it as colour or with a grey palette; of 16 bits the upper eight, of
     one bit 0 and 255; alpha is left out. Colours, or a palette that has some, are labels: 255 for any index but 0 and
     any colour but black (up to 15 is a JPEG's noise).
-    Raises UserError naming `origin` where it cannot be decoded or is cut short.
+    Raises UserError naming `origin` where it cannot be decoded, is cut short, or is a photograph.
     """
     with _opened(data, origin) as image:
         noise = 15 if image.format == "JPEG" else 0
@@ -190,10 +190,7 @@ def _is_grey(colours: NDArray[np.generic]) -> bool:
 
 
 def _has_few_colours(rgb: NDArray[np.generic]) -> bool:
-    """Whether 32 of all colours, told apart by five bits a channel, fill the picture but for a JPEG's edges.
-
-    Labels in a JPEG of quality 50 fill 97 %, of 240 photographs of DUTS and DAVIS 8 to 92 %.
-    """
+    """Whether 32 of all colours, told apart by five bits a channel, fill the picture but for a JPEG's edges."""
     bits = rgb.astype(np.int64) >> 3
     counts = np.bincount((bits @ np.array([1 << 10, 1 << 5, 1])).ravel())
     return bool(np.sort(counts)[-32:].sum() > 0.93 * bits[..., 0].size)
