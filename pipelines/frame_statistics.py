@@ -2,14 +2,16 @@
 
 import hashlib
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtnet.data.images import Mask
-from rtnet.prediction import Map
+
+if TYPE_CHECKING:
+    from rtnet.prediction import Map  # imports PyTorch, which those who evaluate have no use for
 
 SCHEMA = pa.schema(
     [
@@ -34,7 +36,7 @@ SCHEMA = pa.schema(
 
 
 def frame_statistics(
-    sequence: str, frame: int, name: str, map_: Map, mask: Mask, map_file: bytes, mask_file: bytes
+    sequence: str, frame: int, name: str, map_: "Map", mask: Mask, map_file: bytes, mask_file: bytes
 ) -> dict[str, Any]:
     """One row. map_file, mask_file: what is written of both."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

@@ -37,6 +37,11 @@ def test_only_tracking_and_what_builds_on_it_load_mlflow() -> None:
     assert "mlflow" not in _loaded_after("\n".join(f"import pipelines.{module}" for module in others))
 
 
+def test_who_scores_masks_needs_no_torch() -> None:
+    """Each of Ray's workers would take seconds to import it."""
+    assert "torch" not in _loaded_after("import pipelines.scoring")
+
+
 @pytest.mark.parametrize(
     "verb",
     [[], ["prepare"], ["train"], ["tune"], ["report"], ["models"], ["segment"], ["submit"], ["jobs"], ["demo"]],
